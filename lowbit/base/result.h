@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Result<T>: a value or an Error, with the names of std::expected (which g++ 12 lacks). Errors are
-// ordinary here (a bad file, a missing kernel) and cross threads and requests, so the signature shows
-// them and a reader can see a dropped one.
+// ordinary here (a bad file, a missing kernel) and cross threads and requests, so the signature
+// shows them and a reader can see a dropped one.
 #pragma once
 
 #include <string>
@@ -30,8 +30,10 @@ class [[nodiscard]] Error {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}   // NOLINT: implicit on purpose
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit on purpose
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit on purpose
+  Result(Error error)
+      : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit on purpose
 
   bool has_value() const { return state_.index() == 0; }
   explicit operator bool() const { return has_value(); }
@@ -53,6 +55,8 @@ class [[nodiscard]] Result {
 /// A result without a value: `return ok();` or an Error.
 struct Ok {};
 using Status = Result<Ok>;
-inline Status ok() { return Ok{}; }
+inline Status ok() {
+  return Ok{};
+}
 
 }  // namespace lowbit

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// A file mapped read-only. The bytes stay valid while the object lives; moving keeps their address.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "lowbit/base/result.h"
+
+namespace lowbit {
+
+class MappedFile {
+ public:
+  /// Errors: unreadable path, not a regular file. An empty file maps to an empty span.
+  static Result<MappedFile> open(const std::string& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, n_bytes_}; }
+  const std::string& path() const { return path_; }
+
+  /// Tells the system that these pages will not be read again soon (they leave resident memory).
+  void drop_pages(std::span<const std::byte> range) const;
+
+ private:
+  MappedFile() = default;
+  std::string path_;
+  const std::byte* data_ = nullptr;
+  std::size_t n_bytes_ = 0;
+};
+
+/// Writes a file that appears whole or not at all: a temporary beside `path`, fsync, rename.
+/// Destroyed before commit(), it removes the temporary.
+class AtomicFile {
+ public:
+  static Result<AtomicFile> create(const std::string& path);
+  AtomicFile(AtomicFile&& other) noexcept;
+  AtomicFile& operator=(AtomicFile&& other) noexcept;
+  ~AtomicFile();
+
+  Status write(std::span<const std::byte> bytes);
+  /// Overwrites earlier bytes (headers whose sizes are known at the end).
+  Status write_at(std::size_t offset, std::span<const std::byte> bytes);
+  std::size_t n_written() const { return n_written_; }
+  Status commit();
+
+ private:
+  AtomicFile() = default;
+  std::string path_, temporary_;
+  int descriptor_ = -1;
+  std::size_t n_written_ = 0;
+};
+
+}  // namespace lowbit
