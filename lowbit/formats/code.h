@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// A code says how bits become numbers: read `window` bits, look them up, move on `step` bits,
+// having produced `dim` numbers. INT8..INT1, the small floats, NF4, ternary and the grids of the iq
+// types are all values of this one type, so decoding, nearest-value search, exhaustive tests and
+// the generated documentation are written once. The list of codes is in codes.h.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace lowbit {
+
+struct Code {
+  std::string_view name;
+  int window = 0;  // bits read for one look-up
+  int step = 0;    // bits from one code to the next
+  int dim = 1;     // numbers one look-up produces
+  int signs = 0;   // the top bits of the window that negate (0 or dim), so that grids stay small
+  std::span<const float> values = {};                         // (2^(window - signs), dim) row-major
+  void (*formula)(std::uint32_t bits, float* out) = nullptr;  // instead of values: raw floats
+  std::uint32_t (*encoder)(float value) = nullptr;  // nearest code where a formula decodes
+
+  /// Numbers of one code. out: (dim)
+  constexpr void look_up(std::uint32_t bits, float* out) const {
+    if (formula != nullptr) return formula(bits, out);
+    const std::uint32_t row = bits & ((1u << (window - signs)) - 1);
+    const std::uint32_t flips = signs == 0 ? 0 : bits >> (window - signs);
+    for (int i = 0; i < dim; ++i) {
+      const float value = values[row * static_cast<unsigned>(dim) + static_cast<unsigned>(i)];
+      out[i] = (flips >> i & 1u) != 0 ? -value : value;
+    }
+  }
+};
+
+/// Two codes are equal when their bits mean the same (values compared by their bits, so NaN equals
+/// NaN); the name does not matter.
+bool operator==(const Code& a, const Code& b);
+
+/// The largest unit with every value == unit * k, k in [-128, 127]; 0 when there is none (NaN,
+/// infinity, too wide a range). Codes with a unit multiply exactly in int8.
+float int8_unit(const Code& code);
+
+/// The code whose value is nearest to `value`: ties go to the even mantissa for small floats and to
+/// the even code for integers, beyond the range it saturates at the largest finite value, NaN
+/// becomes the code's NaN or 0 where it has none. Only for dim == 1.
+std::uint32_t nearest_code(const Code& code, float value);
+
+}  // namespace lowbit
