@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "lowbit/base/result.h"
 
@@ -31,8 +32,9 @@ class MappedFile {
   std::size_t n_bytes_ = 0;
 };
 
-/// Writes a file that appears whole or not at all: a temporary beside `path`, fsync, rename.
-/// Destroyed before commit(), it removes the temporary.
+/// Writes a file that appears whole or not at all: a nameless temporary in the folder of `path`
+/// (a named one where the file system has no such thing), fsync, rename. Destroyed before commit()
+/// it leaves nothing; a nameless one leaves nothing even when the process is killed.
 class AtomicFile {
  public:
   static Result<AtomicFile> create(const std::string& path);
@@ -44,13 +46,25 @@ class AtomicFile {
   /// Overwrites earlier bytes (headers whose sizes are known at the end).
   Status write_at(std::size_t offset, std::span<const std::byte> bytes);
   std::size_t n_written() const { return n_written_; }
+  /// The file stands under its path; an older file there is replaced.
   Status commit();
+  /// The same under another path on the same file system.
+  Status commit_as(const std::string& path);
 
  private:
   AtomicFile() = default;
-  std::string path_, temporary_;
+  Status write_all(std::size_t offset, std::span<const std::byte> bytes);
+  void discard();
+
+  std::string path_, temporary_;  // temporary_ is empty while the file is nameless
   int descriptor_ = -1;
   std::size_t n_written_ = 0;
 };
+
+/// A name beside `path` that no file has now, for temporaries: path.tmp-PID-N.
+std::string temporary_name(const std::string& path);
+
+/// "cannot ACTION 'PATH': reason", with what to do about full disks.
+Error system_error(std::string_view action, const std::string& path, int error_number);
 
 }  // namespace lowbit
