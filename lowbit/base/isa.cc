@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU flags by cpuid; wide registers count only when the operating system saves them (xgetbv).
+#include "lowbit/base/isa.h"
+
+#include <string>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace lowbit {
+namespace {
+
+#if defined(__x86_64__)
+struct Registers {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Registers cpuid(unsigned leaf, unsigned subleaf) {
+  Registers r;
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);  // zeros beyond the last leaf
+  return r;
+}
+
+constexpr bool bit(unsigned word, int position) {
+  return (word >> position & 1u) != 0;
+}
+
+/// Which register states the operating system saves (XCR0); only with OSXSAVE.
+std::uint64_t saved_states() {
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return std::uint64_t{high} << 32 | low;
+}
+
+constexpr std::uint64_t ymm_states = 0x6;      // xmm and the upper halves of ymm
+constexpr std::uint64_t zmm_states = 0xe6;     // and masks, upper zmm, zmm16..31
+constexpr std::uint64_t amx_states = 0x60000;  // tile configuration and tile data
+
+std::uint32_t detect() {
+  const auto flag = [](Isa isa) { return 1u << static_cast<unsigned>(isa); };
+  std::uint32_t found = flag(Isa::scalar);
+  const Registers basic = cpuid(1, 0), extended = cpuid(7, 0), more = cpuid(7, 1);
+  constexpr int fma = 12, osxsave = 27, avx = 28, f16c = 29;
+  if (!bit(basic.ecx, osxsave) || !bit(basic.ecx, avx)) return found;
+  const std::uint64_t states = saved_states();
+  constexpr int avx2 = 5;
+  const bool has_avx2 = (states & ymm_states) == ymm_states && bit(extended.ebx, avx2) &&
+                        bit(basic.ecx, fma) && bit(basic.ecx, f16c);
+  if (!has_avx2) return found;
+  found |= flag(Isa::avx2);
+  constexpr int avx_vnni = 4, avx512_bf16 = 5;
+  if (bit(more.eax, avx_vnni)) found |= flag(Isa::avx_vnni);
+  constexpr int avx512f = 16, avx512dq = 17, avx512bw = 30, avx512vl = 31, avx512_vnni = 11;
+  if ((states & zmm_states) == zmm_states && bit(extended.ebx, avx512f) &&
+      bit(extended.ebx, avx512dq) && bit(extended.ebx, avx512bw) && bit(extended.ebx, avx512vl)) {
+    found |= flag(Isa::avx512);
+    if (bit(extended.ecx, avx512_vnni)) found |= flag(Isa::avx512_vnni);
+    if (bit(more.eax, avx512_bf16)) found |= flag(Isa::avx512_bf16);
+  }
+  constexpr int amx_bf16 = 22, amx_int8 = 25;
+  if ((states & amx_states) == amx_states) {
+    if (bit(extended.edx, amx_int8)) found |= flag(Isa::amx_int8);
+    if (bit(extended.edx, amx_bf16)) found |= flag(Isa::amx_bf16);
+  }
+  return found;
+}
+
+std::string read_cpu_name() {
+  constexpr unsigned first_leaf = 0x80000002, last_leaf = 0x80000004;
+  std::string name;
+  for (unsigned leaf = first_leaf; leaf <= last_leaf; ++leaf) {
+    const Registers r = cpuid(leaf, 0);
+    for (const unsigned word : {r.eax, r.ebx, r.ecx, r.edx}) {
+      for (int shift = 0; shift < 32; shift += 8) name += static_cast<char>(word >> shift & 0xff);
+    }
+  }
+  name.resize(name.find('\0') == std::string::npos ? name.size() : name.find('\0'));
+  const std::size_t first = name.find_first_not_of(' ');
+  if (first == std::string::npos) return "unknown x86-64";
+  return name.substr(first, name.find_last_not_of(' ') - first + 1);
+}
+#else
+std::uint32_t detect() {
+  return 1u << static_cast<unsigned>(Isa::scalar);
+}
+std::string read_cpu_name() {
+  return "unknown CPU";
+}
+#endif
+
+}  // namespace
+
+std::optional<Isa> isa_named(std::string_view name) {
+  for (std::size_t i = 0; i < isa_names.size(); ++i) {
+    if (isa_names[i] == name) return static_cast<Isa>(i);
+  }
+  return std::nullopt;
+}
+
+bool is_available(Isa isa) {
+  static const std::uint32_t found = detect();
+  return (found >> static_cast<unsigned>(isa) & 1u) != 0;
+}
+
+std::string_view cpu_name() {
+  static const std::string name = read_cpu_name();
+  return name;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels on AVX2 + FMA + F16C.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "lowbit/base/half.h"
+#include "lowbit/kernels/isa_tables.h"
+#include "lowbit/kernels/kernel_table.h"
+#include "lowbit/kernels/target_region.h"
+
+LOWBIT_TARGET_REGION_BEGIN("avx2,fma,f16c")
+namespace lowbit {
+namespace {
+
+#include "lowbit/kernels/primitives_avx2.h"
+
+#include "lowbit/kernels/matmul_body.h"
+
+constexpr KernelTable table{.isa = Isa::avx2, .matmul = matmul_kernels};
+
+}  // namespace
+}  // namespace lowbit
+LOWBIT_TARGET_REGION_END
+
+namespace lowbit {
+const KernelTable* avx2_table() {
+  return &table;
+}
+}  // namespace lowbit
+#endif

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels on AVX-512 (F, BW, DQ, VL) with VNNI.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "lowbit/base/half.h"
+#include "lowbit/kernels/isa_tables.h"
+#include "lowbit/kernels/kernel_table.h"
+#include "lowbit/kernels/target_region.h"
+
+LOWBIT_TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+namespace lowbit {
+namespace {
+
+#include "lowbit/kernels/primitives_avx512_vnni.h"
+
+#include "lowbit/kernels/matmul_body.h"
+
+constexpr KernelTable table{.isa = Isa::avx512_vnni, .matmul = matmul_kernels};
+
+}  // namespace
+}  // namespace lowbit
+LOWBIT_TARGET_REGION_END
+
+namespace lowbit {
+const KernelTable* avx512_vnni_table() {
+  return &table;
+}
+}  // namespace lowbit
+#endif

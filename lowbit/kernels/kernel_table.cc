@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/kernels/kernel_table.h"
+
+#include <array>
+#include <cstdlib>
+#include <string>
+
+#include "lowbit/kernels/isa_tables.h"
+
+namespace lowbit {
+namespace {
+
+struct Row {
+  Isa isa;
+  const KernelTable* (*table)();
+};
+
+/// Best first.
+constexpr std::array rows {
+#if defined(__x86_64__)
+  Row{Isa::avx512_vnni, avx512_vnni_table}, Row{Isa::avx2, avx2_table},
+#endif
+      Row{Isa::scalar, scalar_table},
+};
+
+struct Available {
+  std::array<const KernelTable*, rows.size()> tables{};
+  std::size_t n_tables = 0;
+};
+
+const Available& available() {
+  static const Available found = [] {
+    Available a;
+    for (const Row& row : rows) {
+      if (is_available(row.isa)) a.tables[a.n_tables++] = row.table();
+    }
+    return a;
+  }();
+  return found;
+}
+
+}  // namespace
+
+std::span<const KernelTable* const> available_kernels() {
+  return {available().tables.data(), available().n_tables};
+}
+
+std::span<const Isa> compiled_isas() {
+  static constexpr auto isas = [] {
+    std::array<Isa, rows.size()> list{};
+    for (std::size_t i = 0; i < rows.size(); ++i) list[i] = rows[i].isa;
+    return list;
+  }();
+  return isas;
+}
+
+const KernelTable* kernels_for(Isa isa) {
+  for (const KernelTable* table : available_kernels()) {
+    if (table->isa == isa) return table;
+  }
+  return nullptr;
+}
+
+Result<const KernelTable*> select_kernels(std::string_view isa_name) {
+  if (isa_name.empty()) return available_kernels().front();
+  const std::optional<Isa> isa = isa_named(isa_name);
+  if (isa) {
+    if (const KernelTable* table = kernels_for(*isa)) return table;
+  }
+  std::string choice;
+  for (const KernelTable* table : available_kernels()) {
+    choice += choice.empty() ? "" : ", ";
+    choice += name_of(table->isa);
+  }
+  const char* reason = isa ? "is not available in this build on this CPU" : "is not known";
+  return Error("LOWBIT_ISA: instruction set '" + std::string(isa_name) + "' " + reason +
+               "; choose one of " + choice);
+}
+
+Result<const KernelTable*> select_kernels() {
+  static const std::string forced = [] {
+    const char* value = std::getenv("LOWBIT_ISA");
+    return std::string(value == nullptr ? "" : value);
+  }();
+  return select_kernels(forced);
+}
+
+}  // namespace lowbit

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// A kernel table is what one instruction set offers: plain function pointers, grouped by who calls
+// them. Tables are constants, walked best first; LOWBIT_ISA forces one. No static initialisers, so
+// nothing wide runs before a table was chosen.
+#pragma once
+
+#include <span>
+
+#include "lowbit/base/isa.h"
+#include "lowbit/base/result.h"
+#include "lowbit/kernels/matmul_kernels.h"
+
+namespace lowbit {
+
+struct KernelTable {
+  Isa isa = Isa::scalar;
+  MatmulKernels matmul;
+};
+
+/// Null when the set is not compiled into this build or this CPU does not have it.
+const KernelTable* kernels_for(Isa isa);
+
+/// Best first; scalar last and always there.
+std::span<const KernelTable* const> available_kernels();
+
+/// The instruction sets this build has code for, best first, whether the CPU has them or not.
+std::span<const Isa> compiled_isas();
+
+/// The table that the environment variable LOWBIT_ISA names, or the best one. Read once. Errors: a
+/// name that is unknown or not available here; the sentence lists what can be chosen.
+Result<const KernelTable*> select_kernels();
+
+/// select_kernels() for a given name; empty means the best.
+Result<const KernelTable*> select_kernels(std::string_view isa_name);
+
+}  // namespace lowbit
