@@ -1,0 +1,127 @@
+"""quantize and convert: what is written, read back by the gguf and safetensors packages."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+from conftest import GOLDEN, GOLDEN_NAMES, lowbit, refused
+from safetensors import safe_open
+
+FLOATS = ("F32", "F16", "BF16")
+
+
+def decoded(path) -> dict[str, np.ndarray]:
+    reader = gguf.GGUFReader(path)
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+
+
+def metadata(path) -> dict:
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items() if not name.startswith("GGUF.")}
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_a_folder_becomes_the_gguf_that_llama_cpp_makes(name, tmp_path):
+    """Names, the row order of q and k, rope factors, tied heads: all as llama.cpp's own converter has them."""
+    path = tmp_path / "model.gguf"
+    done = lowbit("convert", GOLDEN / name, "-o", path)
+    assert done.code == 0, done.err
+    ours, theirs = decoded(path), decoded(GOLDEN / name / "model.gguf")
+    assert set(ours) == set(theirs)
+    for tensor in theirs:
+        assert np.array_equal(ours[tensor], theirs[tensor]), tensor
+    ours, theirs = metadata(path), metadata(GOLDEN / name / "model.gguf")
+    architecture = theirs["general.architecture"]
+    for key, value in theirs.items():
+        if key.startswith((f"{architecture}.", "tokenizer.ggml.")) or key == "general.architecture":
+            # What a reader takes for granted when it is absent may be left out.
+            if key not in ours and key.endswith((".pre", "add_space_prefix", "add_bos_token", "add_eos_token", "unknown_token_id", "vocab_size")):
+                continue
+            assert ours.get(key) == pytest.approx(value) if isinstance(value, float) else ours.get(key) == value, key
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_convert_keeps_every_bit_on_the_way_back(name, tmp_path):
+    folder = tmp_path / "folder"
+    again = tmp_path / "again.gguf"
+    assert lowbit("convert", GOLDEN / name / "model.gguf", "-o", f"{folder}/").code == 0
+    done = lowbit("convert", folder, "-o", again)
+    assert done.code == 0, done.err
+    before, after = decoded(GOLDEN / name / "model.gguf"), decoded(again)
+    assert set(before) == set(after)
+    for tensor in before:
+        assert np.array_equal(before[tensor], after[tensor]), tensor
+
+
+def test_quantize_writes_what_it_says(q8_0, tmp_path):
+    path = tmp_path / "q8_0.gguf"
+    report = lowbit("quantize", "-m", GOLDEN / "qwen2", "q8_0", "--fallback", "f16", "-o", path, "--json").json
+    reader = gguf.GGUFReader(path)
+    assert report["bytes"] == path.stat().st_size
+    assert report["seconds"] >= 0 and report["peak_bytes"] > 0
+    assert report["self_test"]["kld_mean"] < 0.01 and report["self_test"]["top1_agreement"] > 0.8
+    kinds = {t.name: t.tensor_type.name for t in reader.tensors}
+    assert kinds["blk.0.attn_q.weight"] == "Q8_0" and kinds["blk.0.attn_norm.weight"] == "F32"
+    # 112 is no multiple of 32: ffn_down falls back, and each fallback is named.
+    assert kinds["blk.0.ffn_down.weight"] == "F16"
+    assert len(report["fallbacks"]) == 2 and "ffn_down" in json.dumps(report["fallbacks"])
+    weights = sum(int(t.n_elements) for t in reader.tensors if len(t.shape) > 1)
+    assert 8.5 < report["bits_per_weight"] < 16 and weights > 0
+    assert path.read_bytes() == q8_0.read_bytes()  # the same input gives the same file
+
+
+def test_quantized_weights_are_near(q8_0):
+    source, stored = decoded(GOLDEN / "qwen2/model.gguf"), decoded(q8_0)
+    weights, got = source["blk.1.attn_q.weight"], stored["blk.1.attn_q.weight"]
+    blocks = np.abs(weights.reshape(-1, 32))
+    assert np.all(np.abs(weights - got).reshape(-1, 32) <= blocks.max(1, keepdims=True) / 127 * 0.51 + 1e-6)
+
+
+def test_what_does_not_fit_is_an_error_without_fallback(tmp_path):
+    path = tmp_path / "x.gguf"
+    refused(lowbit("quantize", "-m", GOLDEN / "qwen2", "q8_0", "-o", path), "ffn_down", "--fallback")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rules_choose_by_name(tmp_path):
+    path = tmp_path / "mixed.gguf"
+    done = lowbit("quantize", "-m", GOLDEN / "qwen2", "q4_0", "--rule", "*attn_v*=q8_0", "--fallback", "f16", "-o", path)
+    assert done.code == 0, done.err
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+    assert kinds["blk.0.attn_v.weight"] == "Q8_0" and kinds["blk.0.attn_q.weight"] == "Q4_0"
+
+
+@pytest.mark.parametrize("scheme", ["int4.g32", "int3.g128", "int8.channel", "e4m3.channel", "nf4.g64", "int5.g16.asym", "mxfp4"])
+def test_a_folder_holds_every_scheme(scheme, tmp_path):
+    """Our safetensors convention, read by safetensors, and by lowbit to the text that a GGUF of equal weights gives."""
+    folder = tmp_path / "out"
+    fallback = ["--fallback", "f16"] if scheme == "mxfp4" else []
+    done = lowbit("quantize", "-m", GOLDEN / "qwen2", scheme, *fallback, "-o", f"{folder}/")
+    assert done.code == 0, done.err
+    config = json.loads((folder / "config.json").read_text())
+    assert "lowbit" in json.dumps(config) + "".join(p.name for p in folder.iterdir()) + done.out
+    assert (folder / "tokenizer.json").exists()
+    n_tensors = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            n_tensors += len(list(file.keys()))
+    assert n_tensors > 20
+    answer = lowbit("run", "-m", folder, "--raw", "-p", "The whole of the", "--temp", 0, "-n", 4, "--json").json
+    assert answer["generated_tokens"] >= 1
+
+
+def test_recipe_requantizes_in_memory_as_quantize_does(tmp_path):
+    path = tmp_path / "q4_0.gguf"
+    assert lowbit("quantize", "-m", GOLDEN / "llama-llama3", "q4_0", "-o", path).code == 0
+    command = ["--raw", "-p", "The whole of the house", "--temp", 0, "-n", 12, "--json"]
+    stored = lowbit("run", "-m", path, *command).json["text"]
+    in_memory = lowbit("run", "-m", GOLDEN / "llama-llama3", "--recipe", "w=q4_0", *command).json["text"]
+    assert stored == in_memory
+
+
+def test_quality_on_the_dithered_model(teacher, short_text, tmp_path):
+    """The gates of docs/results.md on a short text, with f32 activations."""
+    for scheme, most in (("q8_0", 0.003), ("int8.channel", 0.006), ("e4m3.channel", 0.03)):
+        gate = ["--recipe", f"w={scheme},a=f32", "--max-kld", most]
+        done = lowbit("eval", "-m", teacher, "--reference", teacher, "--text", short_text, *gate, "--json")
+        assert done.code == 0, f"{scheme}: {done.out} {done.err}"
