@@ -19,12 +19,15 @@
 
 namespace lowbit {
 
+class BlockPlan;
+
 struct BlockLayout {
   std::string_view name;  // of its scheme where it has one, e.g. "q4_k"
   std::uint32_t ggml_type = 0;
   Scheme scheme;
-  int n_numbers = 0;  // of one block, along the row
-  int n_bytes = 0;    // of one block
+  int n_numbers = 0;                // of one block, along the row
+  int n_bytes = 0;                  // of one block
+  const BlockPlan* plan = nullptr;  // static
 
   double bits_per_weight() const { return 8.0 * n_bytes / n_numbers; }
 };

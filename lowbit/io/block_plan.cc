@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bytes are little-endian throughout, in files and in registers: lowbit runs on no other machines.
+#include "lowbit/io/block_plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <tuple>
+
+#include "lowbit/base/assert.h"
+
+namespace lowbit {
+namespace {
+
+static_assert(std::endian::native == std::endian::little);
+
+constexpr int lanes = 8;  // bytes of one 64-bit word
+constexpr std::uint64_t in_every_byte = 0x0101010101010101;
+
+std::uint64_t load_word(const std::uint8_t* bytes) {
+  std::uint64_t word = 0;
+  std::memcpy(&word, bytes, sizeof word);
+  return word;
+}
+void store_word(std::uint8_t* bytes, std::uint64_t word) {
+  std::memcpy(bytes, &word, sizeof word);
+}
+
+/// Eight bytes of kWidth bits each -> 8 * kWidth bits, neighbours joined in three steps.
+template <int kWidth>
+std::uint64_t join(std::uint64_t x) {
+  constexpr std::uint64_t bytes = 0x00ff00ff00ff00ff, halves = 0x0000ffff0000ffff;
+  x = (x & bytes) | (x >> 8 & bytes) << kWidth;
+  x = (x & halves) | (x >> 16 & halves) << 2 * kWidth;
+  return (x & 0xffffffff) | x >> 32 << 4 * kWidth;
+}
+template <int kWidth>
+std::uint64_t spread(std::uint64_t x) {
+  constexpr auto low = [](int n_bits) { return (std::uint64_t{1} << n_bits) - 1; };
+  x = (x & low(4 * kWidth)) | (x >> 4 * kWidth & low(4 * kWidth)) << 32;
+  constexpr std::uint64_t pair = low(2 * kWidth) | low(2 * kWidth) << 32;
+  x = (x & pair) | (x >> 2 * kWidth & pair) << 16;
+  constexpr std::uint64_t one = low(kWidth) * 0x0001000100010001;
+  return (x & one) | (x >> kWidth & one) << 8;
+}
+
+template <int kWidth>
+void pack_narrow(const std::uint8_t* cells, int n_numbers, std::uint8_t* out) {
+  for (int i = 0; i < n_numbers; i += lanes, out += kWidth) {
+    const std::uint64_t joined = join<kWidth>(load_word(cells + i));
+    std::memcpy(out, &joined, kWidth);
+  }
+}
+template <int kWidth>
+void unpack_narrow(const std::uint8_t* in, int n_numbers, std::uint8_t* cells) {
+  for (int i = 0; i < n_numbers; i += lanes, in += kWidth) {
+    std::uint64_t joined = 0;
+    std::memcpy(&joined, in, kWidth);
+    store_word(cells + i, spread<kWidth>(joined));
+  }
+}
+
+std::uint32_t get_cell(const std::uint8_t* cells, int cell_bytes, int index) {
+  std::uint32_t number = 0;
+  std::memcpy(&number, cells + index * cell_bytes, static_cast<std::size_t>(cell_bytes));
+  return number;
+}
+void set_cell(std::uint8_t* cells, int cell_bytes, int index, std::uint32_t number) {
+  std::memcpy(cells + index * cell_bytes, &number, static_cast<std::size_t>(cell_bytes));
+}
+
+/// Any width: a window of bits moves over the cells. For the grids of the iq types.
+void pack_wide(const std::uint8_t* cells, int cell_bytes, int width, int n_numbers,
+               std::uint8_t* out) {
+  std::uint64_t window = 0;
+  int n_bits = 0;
+  for (int i = 0; i < n_numbers; ++i) {
+    window |= static_cast<std::uint64_t>(get_cell(cells, cell_bytes, i)) << n_bits;
+    for (n_bits += width; n_bits >= 8; n_bits -= 8, window >>= 8) {
+      *out++ = static_cast<std::uint8_t>(window);
+    }
+  }
+  LOWBIT_ASSERT(n_bits == 0);
+}
+void unpack_wide(const std::uint8_t* in, int cell_bytes, int width, int n_numbers,
+                 std::uint8_t* cells) {
+  std::uint64_t window = 0;
+  int n_bits = 0;
+  for (int i = 0; i < n_numbers; ++i) {
+    for (; n_bits < width; n_bits += 8) window |= static_cast<std::uint64_t>(*in++) << n_bits;
+    const auto mask = (std::uint64_t{1} << width) - 1;
+    set_cell(cells, cell_bytes, i, static_cast<std::uint32_t>(window & mask));
+    window >>= width, n_bits -= width;
+  }
+}
+
+void pack(const std::uint8_t* cells, int cell_bytes, int width, int n_numbers, std::uint8_t* out) {
+  if (cell_bytes != 1 || n_numbers % lanes != 0) {
+    return pack_wide(cells, cell_bytes, width, n_numbers, out);
+  }
+  switch (width) {
+    case 1:
+      return pack_narrow<1>(cells, n_numbers, out);
+    case 2:
+      return pack_narrow<2>(cells, n_numbers, out);
+    case 3:
+      return pack_narrow<3>(cells, n_numbers, out);
+    case 4:
+      return pack_narrow<4>(cells, n_numbers, out);
+    case 5:
+      return pack_narrow<5>(cells, n_numbers, out);
+    case 6:
+      return pack_narrow<6>(cells, n_numbers, out);
+    case 7:
+      return pack_narrow<7>(cells, n_numbers, out);
+    default:
+      return pack_wide(cells, cell_bytes, width, n_numbers, out);
+  }
+}
+void unpack(const std::uint8_t* in, int cell_bytes, int width, int n_numbers, std::uint8_t* cells) {
+  if (cell_bytes != 1 || n_numbers % lanes != 0) {
+    return unpack_wide(in, cell_bytes, width, n_numbers, cells);
+  }
+  switch (width) {
+    case 1:
+      return unpack_narrow<1>(in, n_numbers, cells);
+    case 2:
+      return unpack_narrow<2>(in, n_numbers, cells);
+    case 3:
+      return unpack_narrow<3>(in, n_numbers, cells);
+    case 4:
+      return unpack_narrow<4>(in, n_numbers, cells);
+    case 5:
+      return unpack_narrow<5>(in, n_numbers, cells);
+    case 6:
+      return unpack_narrow<6>(in, n_numbers, cells);
+    case 7:
+      return unpack_narrow<7>(in, n_numbers, cells);
+    default:
+      return unpack_wide(in, cell_bytes, width, n_numbers, cells);
+  }
+}
+
+constexpr int trit_values = 3;
+constexpr std::uint32_t five_trits = 243;  // 3^5 values stretched over the 256 of a byte
+
+std::uint32_t parity_of(const std::vector<BlockMap::Part>& parts, const std::uint8_t* cells,
+                        int cell_bytes) {
+  int n_ones = 0;
+  for (const BlockMap::Part& part : parts) {
+    const std::uint32_t mask = (1u << part.n_bits) - 1;
+    n_ones += std::popcount(get_cell(cells, cell_bytes, part.code) >> part.first_bit & mask);
+  }
+  return static_cast<std::uint32_t>(n_ones & 1);
+}
+
+const Scheme* scheme_of(const Scheme& scheme, Plane plane) {
+  switch (plane) {
+    case Plane::codes:
+      return &scheme;
+    case Plane::scale:
+      return scheme.scale;
+    case Plane::zero:
+      return scheme.zero;
+    case Plane::scale_scale:
+      return scheme.scale != nullptr ? scheme.scale->scale : nullptr;
+    case Plane::zero_scale:
+      return scheme.zero != nullptr ? scheme.zero->scale : nullptr;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void BlockMap::operator()(Plane plane, int index, int bit, int width, int shift,
+                          std::uint32_t flip) {
+  fields_.push_back({plane, index, bit, width, shift, flip});
+}
+
+void BlockMap::parity(int code, int bit, std::initializer_list<Part> parts) {
+  parities_.push_back({code, bit, parts});
+}
+
+void BlockMap::trits(int bit, int n_digits, int first, int stride) {
+  trits_.push_back({bit / 8, n_digits, first, stride});
+}
+
+BlockPlan::BlockPlan(const Scheme& scheme, void (*layout)(BlockMap& io)) {
+  BlockMap map;
+  layout(map);
+  const auto grow = [this](Plane plane, int index) {
+    PlaneShape& grown = planes_[static_cast<std::size_t>(plane)];
+    grown.n_numbers = std::max(grown.n_numbers, index + 1);
+  };
+  int n_bits = 0;
+  for (const auto& field : map.fields_) {
+    grow(field.plane, field.index);
+    n_bits = std::max(n_bits, field.bit + field.width);
+  }
+  for (const auto& trits : map.trits_) {
+    grow(Plane::codes, trits.first + (trits.n_digits - 1) * trits.stride);
+    n_bits = std::max(n_bits, 8 * (trits.byte + 1));
+  }
+  n_bytes_ = (n_bits + 7) / 8;
+
+  for (std::size_t p = 0; p < n_planes; ++p) {
+    PlaneShape& plane = planes_[p];
+    if (plane.n_numbers == 0) continue;
+    plane.width = scheme_of(scheme, static_cast<Plane>(p))->code->step;
+    plane.cell_bytes = plane.width <= 8 ? 1 : plane.width <= 16 ? 2 : 4;
+    LOWBIT_ASSERT(plane.n_numbers * plane.width % 8 == 0);
+    plane.n_bytes = plane.n_numbers * plane.width / 8;
+    plane.scratch = n_scratch_;
+    if (!plane.is_direct()) n_scratch_ += plane.n_numbers * plane.cell_bytes;
+  }
+  LOWBIT_ASSERT(n_scratch_ <= max_cell_bytes);
+  find_runs(map);
+  parities_ = std::move(map.parities_);
+  trits_ = std::move(map.trits_);
+  is_copy_ = parities_.empty() && trits_.empty() && runs_.size() == 1 && runs_[0].mask == 0xff &&
+             runs_[0].flip == 0 && runs_[0].cell_stride == 1 && runs_[0].byte_stride == 1 &&
+             shape(runs_[0].plane).is_direct();
+}
+
+void BlockPlan::find_runs(const BlockMap& map) {
+  // 1. Cut the fields at the byte borders of the block and of the cells.
+  std::vector<Run> pieces;
+  std::vector<std::uint8_t> written(static_cast<std::size_t>(n_bytes_));
+  for (const auto& field : map.fields_) {
+    const int cell_bytes = shape(field.plane).cell_bytes;
+    int width = 0;
+    for (int done = 0; done < field.width; done += width) {
+      const int bit = field.bit + done, to = field.shift + done;
+      width = std::min({field.width - done, 8 - bit % 8, 8 - to % 8});
+      const int mask = (1 << width) - 1;
+      Run piece{};
+      piece.plane = field.plane;
+      piece.right = static_cast<std::uint8_t>(bit % 8);
+      piece.mask = static_cast<std::uint8_t>(mask);
+      piece.left = static_cast<std::uint8_t>(to % 8);
+      piece.flip = static_cast<std::uint8_t>(field.flip >> to / 8 * 8 &
+                                             (0xffu & static_cast<unsigned>(mask << to % 8)));
+      piece.first_cell = field.index * cell_bytes + to / 8;
+      piece.first_byte = bit / 8;
+      piece.count = 1;
+      std::uint8_t& seen = written[static_cast<std::size_t>(bit / 8)];
+      piece.shared = (seen & mask << bit % 8) != 0;
+      seen = static_cast<std::uint8_t>(seen | mask << bit % 8);
+      pieces.push_back(piece);
+    }
+  }
+  // 2. Join pieces of one kind whose cells and bytes advance by constant strides. Shared bits are
+  // checked after the bits they must equal have been written.
+  const auto kind = [](const Run& r) {
+    return std::tuple(r.shared, r.plane, r.left, r.right, r.mask, r.flip);
+  };
+  std::stable_sort(pieces.begin(), pieces.end(), [&](const Run& a, const Run& b) {
+    return std::tuple(kind(a), a.first_cell) < std::tuple(kind(b), b.first_cell);
+  });
+  for (const Run& piece : pieces) {
+    if (!runs_.empty() && kind(runs_.back()) == kind(piece)) {
+      Run& run = runs_.back();
+      const int last = run.count - 1;
+      const int cell_step = piece.first_cell - (run.first_cell + last * run.cell_stride);
+      const int byte_step = piece.first_byte - (run.first_byte + last * run.byte_stride);
+      if (run.count == 1) run.cell_stride = cell_step, run.byte_stride = byte_step;
+      if (cell_step == run.cell_stride && byte_step == run.byte_stride) {
+        ++run.count;
+        continue;
+      }
+    }
+    runs_.push_back(piece);
+  }
+  // 3. The first run over a cell assigns, so that nothing needs clearing.
+  std::array<std::vector<bool>, n_planes> touched;
+  for (std::size_t p = 0; p < n_planes; ++p) {
+    touched[p].resize(static_cast<std::size_t>(planes_[p].n_numbers * planes_[p].cell_bytes));
+  }
+  for (Run& run : runs_) {
+    auto& cells = touched[static_cast<std::size_t>(run.plane)];
+    run.assigns = true;
+    for (int i = 0; i < run.count; ++i) {
+      auto&& cell = cells[static_cast<std::size_t>(run.first_cell + i * run.cell_stride)];
+      if (cell) run.assigns = false;
+    }
+    if (!run.assigns) continue;
+    for (int i = 0; i < run.count; ++i) {
+      cells[static_cast<std::size_t>(run.first_cell + i * run.cell_stride)] = true;
+    }
+  }
+}
+
+void BlockPlan::load_block(const std::uint8_t* block,
+                           const std::array<std::uint8_t*, n_planes>& cells) const {
+  for (const Run& run : runs_) {
+    std::uint8_t* out = cells[static_cast<std::size_t>(run.plane)] + run.first_cell;
+    const std::uint8_t* in = block + run.first_byte;
+    int i = 0;
+    if (run.cell_stride == 1 && run.byte_stride == 1) {
+      const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
+      for (; i + lanes <= run.count; i += lanes) {
+        const std::uint64_t bits = ((load_word(in + i) >> run.right & mask) << run.left) ^ flip;
+        store_word(out + i, run.assigns ? bits : load_word(out + i) | bits);
+      }
+    }
+    for (; i < run.count; ++i) {
+      const auto bits = static_cast<std::uint8_t>(
+          ((in[i * run.byte_stride] >> run.right & run.mask) << run.left) ^ run.flip);
+      std::uint8_t& cell = out[i * run.cell_stride];
+      cell = run.assigns ? bits : static_cast<std::uint8_t>(cell | bits);
+    }
+  }
+  std::uint8_t* codes = cells[static_cast<std::size_t>(Plane::codes)];
+  const int cell_bytes = shape(Plane::codes).cell_bytes;
+  for (const auto& trits : trits_) {
+    std::uint32_t rest = block[trits.byte];
+    for (int k = 0; k < trits.n_digits; ++k) {
+      rest *= trit_values;
+      set_cell(codes, cell_bytes, trits.first + k * trits.stride, rest >> 8);
+      rest &= 0xff;
+    }
+  }
+  for (const auto& parity : parities_) {
+    const std::uint32_t number = get_cell(codes, cell_bytes, parity.code);
+    const std::uint32_t bit = parity_of(parity.parts, codes, cell_bytes) << parity.bit;
+    set_cell(codes, cell_bytes, parity.code, (number & ~(1u << parity.bit)) | bit);
+  }
+}
+
+void BlockPlan::load(const std::byte* blocks, std::int64_t n_blocks, Rows rows) const {
+  const auto* in = reinterpret_cast<const std::uint8_t*>(blocks);
+  if (is_copy_) {
+    const auto n_copied = static_cast<std::size_t>(n_blocks * n_bytes_);
+    std::memcpy(rows[static_cast<std::size_t>(runs_[0].plane)], blocks, n_copied);
+    return;
+  }
+  std::array<std::uint8_t, max_cell_bytes> scratch;
+  std::memset(scratch.data(), 0, static_cast<std::size_t>(n_scratch_));  // bytes no run writes
+  std::array<std::uint8_t*, n_planes> out{}, cells{};
+  for (std::size_t p = 0; p < n_planes; ++p) {
+    out[p] = reinterpret_cast<std::uint8_t*>(rows[p]);
+    cells[p] = planes_[p].is_direct() ? out[p] : scratch.data() + planes_[p].scratch;
+  }
+  for (std::int64_t b = 0; b < n_blocks; ++b, in += n_bytes_) {
+    load_block(in, cells);
+    for (std::size_t p = 0; p < n_planes; ++p) {
+      const PlaneShape& plane = planes_[p];
+      if (plane.n_numbers == 0) continue;
+      if (plane.is_direct()) {
+        cells[p] += plane.n_bytes;
+      } else {
+        pack(cells[p], plane.cell_bytes, plane.width, plane.n_numbers, out[p]);
+        out[p] += plane.n_bytes;
+      }
+    }
+  }
+}
+
+bool BlockPlan::store_block(const std::array<const std::uint8_t*, n_planes>& cells,
+                            std::uint8_t* block) const {
+  bool fits = true;
+  std::memset(block, 0, static_cast<std::size_t>(n_bytes_));
+  for (const Run& run : runs_) {
+    const std::uint8_t* in = cells[static_cast<std::size_t>(run.plane)] + run.first_cell;
+    std::uint8_t* out = block + run.first_byte;
+    int i = 0;
+    if (run.cell_stride == 1 && run.byte_stride == 1 && !run.shared) {
+      const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
+      for (; i + lanes <= run.count; i += lanes) {
+        const std::uint64_t bits = ((load_word(in + i) ^ flip) >> run.left & mask) << run.right;
+        store_word(out + i, load_word(out + i) | bits);
+      }
+    }
+    for (; i < run.count; ++i) {
+      const int bits = ((in[i * run.cell_stride] ^ run.flip) >> run.left & run.mask) << run.right;
+      std::uint8_t& byte = out[i * run.byte_stride];
+      if (run.shared) {
+        fits = fits && (byte & run.mask << run.right) == bits;
+      } else {
+        byte = static_cast<std::uint8_t>(byte | bits);
+      }
+    }
+  }
+  const std::uint8_t* codes = cells[static_cast<std::size_t>(Plane::codes)];
+  const int cell_bytes = shape(Plane::codes).cell_bytes;
+  for (const auto& trits : trits_) {
+    std::uint32_t number = 0;
+    for (int k = 0; k < 5; ++k) {
+      const std::uint32_t digit =
+          k < trits.n_digits ? get_cell(codes, cell_bytes, trits.first + k * trits.stride) : 0;
+      fits = fits && digit < trit_values;
+      number = number * trit_values + digit;
+    }
+    block[trits.byte] = static_cast<std::uint8_t>((number * 256 + five_trits - 1) / five_trits);
+  }
+  for (const auto& parity : parities_) {
+    const std::uint32_t bit = get_cell(codes, cell_bytes, parity.code) >> parity.bit & 1u;
+    fits = fits && bit == parity_of(parity.parts, codes, cell_bytes);
+  }
+  return fits;
+}
+
+bool BlockPlan::store(ConstRows rows, std::int64_t n_blocks, std::byte* blocks) const {
+  auto* out = reinterpret_cast<std::uint8_t*>(blocks);
+  if (is_copy_) {
+    const auto n_copied = static_cast<std::size_t>(n_blocks * n_bytes_);
+    std::memcpy(blocks, rows[static_cast<std::size_t>(runs_[0].plane)], n_copied);
+    return true;
+  }
+  std::array<std::uint8_t, max_cell_bytes> scratch;
+  std::array<const std::uint8_t*, n_planes> in{}, cells{};
+  for (std::size_t p = 0; p < n_planes; ++p) {
+    in[p] = reinterpret_cast<const std::uint8_t*>(rows[p]);
+    cells[p] = planes_[p].is_direct() ? in[p] : scratch.data() + planes_[p].scratch;
+  }
+  bool fits = true;
+  for (std::int64_t b = 0; b < n_blocks; ++b, out += n_bytes_) {
+    for (std::size_t p = 0; p < n_planes; ++p) {
+      const PlaneShape& plane = planes_[p];
+      if (plane.n_numbers == 0 || plane.is_direct()) continue;
+      unpack(in[p], plane.cell_bytes, plane.width, plane.n_numbers, scratch.data() + plane.scratch);
+      in[p] += plane.n_bytes;
+    }
+    fits = store_block(cells, out) && fits;
+    for (std::size_t p = 0; p < n_planes; ++p) {
+      if (planes_[p].is_direct()) cells[p] += planes_[p].n_bytes;
+    }
+  }
+  return fits;
+}
+
+}  // namespace lowbit
