@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of one query head over the blocks of its KV head. The definition, operation by
+// operation, so that prefill, decode, any grouping of queries, any thread count and every
+// instruction set give the same bits (docs/design.md, idea C):
+//
+//   t = q * scale; int8 K: t becomes int8 with scale a = absmax(t) / 127
+//   for each block of 64 positions that has a visible key, in order:
+//     s[j] = f32, f16 K: chain of fma(t[i], k[j][i], s) over i from 0
+//            int8 K: float(sum of codes' products) * (a * k_scale[j])
+//     m = max of the visible s, p[j] = exp(s[j] - m) for visible keys, 0 for the others
+//     l' = 16 lanes of lane + p[j], folded by the tree of vector_ops.h
+//     o'[i] = chain over the visible keys in order from 0: fma(p[j], v[j][i], o'), with int8 V
+//             fma(p[j] * v_scale[j], float(code), o')
+//     M' = max(M, m), x = exp(M - M'), y = exp(m - M'), starting at M = -infinity, l = 0, o = 0
+//     l = fma(l, x, l' * y), o[i] = fma(o[i], x, o'[i] * y), M = M'
+//   out[i] = o[i] / l; zeros without any visible key
+//
+// int8 codes of a vector x: absmax over its numbers (a NaN is passed over), scale = absmax / 127
+// (stored scales are then rounded to f16, at most 65504), r = 1 / scale or 0 when the scale is
+// below 2^-126, code = the nearest integer to x * r clamped to -127..127, ties to even.
+// attention_reference.cc holds the scalar reference, attention_body.h the SIMD body.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "lowbit/base/thread_pool.h"
+#include "lowbit/kernels/kv_block.h"
+
+namespace lowbit {
+
+struct AttentionTask {
+  const float* q = nullptr;  // (head_dim), rope applied
+  float* out = nullptr;      // (head_dim), may be q
+  /// Blocks of this KV head: blocks[b] holds positions [64 b, 64 b + 64). Those before the block of
+  /// first_visible are not touched.
+  const std::byte* const* blocks = nullptr;
+  std::int64_t n_visible = 0;      // keys [first_visible, n_visible) are visible
+  std::int64_t first_visible = 0;  // above 0 in a sliding window
+  float scale = 1.0f;              // 1 / sqrt(head_dim) in most models
+};
+
+struct AttentionKernels {
+  /// Writes one position of a block. k, v: (head_dim).
+  void (*kv_store)(const KvLayout& layout, std::byte* block, int position, const float* k,
+                   const float* v);
+
+  /// n_tasks <= attention_tile_tasks tasks with the same blocks: each block is read once for all of
+  /// them. scratch: attention_scratch_bytes(layout), 64-byte aligned.
+  void (*attend)(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
+                 std::byte* scratch);
+};
+
+/// Plain loops in the order of the definition, for tests.
+extern const AttentionKernels reference_attention_kernels;
+
+inline constexpr std::int64_t attention_tile_tasks = 48;
+std::int64_t attention_scratch_bytes(const KvLayout& layout);
+
+/// Scratch of every thread, kept between calls.
+class AttentionWorkspace {
+ public:
+  /// Each of n_threads parts holds n_bytes, 64-byte aligned; grows when needed.
+  void reserve(int n_threads, std::int64_t n_bytes);
+  std::byte* of_thread(int thread);
+
+ private:
+  std::vector<std::byte> bytes_;
+  std::byte* first_ = nullptr;
+  std::int64_t stride_ = 0;
+};
+
+/// All queries of a step: every token and query head of every sequence. Tasks that share blocks
+/// stand side by side, best with few jumps in n_visible; their order changes speed, never bits.
+void attention(ThreadPool& pool, const AttentionKernels& kernels, const KvLayout& layout,
+               std::span<const AttentionTask> tasks, AttentionWorkspace& workspace);
+
+/// The keys of block b that a task sees, as positions in the block: [first, last), empty if none.
+struct VisibleKeys {
+  int first = 0, last = 0;
+};
+constexpr VisibleKeys visible_keys(const AttentionTask& task, std::int64_t block) {
+  const std::int64_t start = block * kv_block_positions;
+  const std::int64_t first = task.first_visible - start, last = task.n_visible - start;
+  return {first < 0                    ? 0
+          : first > kv_block_positions ? kv_block_positions
+                                       : static_cast<int>(first),
+          last < 0                    ? 0
+          : last > kv_block_positions ? kv_block_positions
+                                      : static_cast<int>(last)};
+}
+
+}  // namespace lowbit
