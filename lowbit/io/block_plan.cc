@@ -60,6 +60,16 @@ void unpack_narrow(const std::uint8_t* in, int n_numbers, std::uint8_t* cells) {
   }
 }
 
+/// The bits of a byte, one per byte of the word, and back.
+std::uint64_t spread_bits(std::uint8_t bits) {
+  constexpr std::uint64_t own_bit = 0x8040201008040201, carry = 0x7f * in_every_byte;
+  return ((bits * in_every_byte & own_bit) + carry) >> 7 & in_every_byte;
+}
+std::uint8_t gather_bits(std::uint64_t bytes) {
+  constexpr std::uint64_t to_top_byte = 0x0102040810204080;  // byte i moves to bit 56 + i
+  return static_cast<std::uint8_t>(bytes * to_top_byte >> 56);
+}
+
 std::uint32_t get_cell(const std::uint8_t* cells, int cell_bytes, int index) {
   std::uint32_t number = 0;
   std::memcpy(&number, cells + index * cell_bytes, static_cast<std::size_t>(cell_bytes));
@@ -249,10 +259,11 @@ void BlockPlan::find_runs(const BlockMap& map) {
       pieces.push_back(piece);
     }
   }
+  join_bits(pieces);
   // 2. Join pieces of one kind whose cells and bytes advance by constant strides. Shared bits are
   // checked after the bits they must equal have been written.
   const auto kind = [](const Run& r) {
-    return std::tuple(r.shared, r.plane, r.left, r.right, r.mask, r.flip);
+    return std::tuple(r.shared, r.spreads, r.plane, r.left, r.right, r.mask, r.flip);
   };
   std::stable_sort(pieces.begin(), pieces.end(), [&](const Run& a, const Run& b) {
     return std::tuple(kind(a), a.first_cell) < std::tuple(kind(b), b.first_cell);
@@ -279,13 +290,38 @@ void BlockPlan::find_runs(const BlockMap& map) {
   for (Run& run : runs_) {
     auto& cells = touched[static_cast<std::size_t>(run.plane)];
     run.assigns = true;
-    for (int i = 0; i < run.count; ++i) {
-      auto&& cell = cells[static_cast<std::size_t>(run.first_cell + i * run.cell_stride)];
-      if (cell) run.assigns = false;
-    }
+    const int n_cells = run.spreads ? lanes : 1;
+    const auto cell_of = [&](int i) {
+      return static_cast<std::size_t>(run.first_cell + i / n_cells * run.cell_stride + i % n_cells);
+    };
+    for (int i = 0; i < run.count * n_cells; ++i) run.assigns = run.assigns && !cells[cell_of(i)];
     if (!run.assigns) continue;
-    for (int i = 0; i < run.count; ++i) {
-      cells[static_cast<std::size_t>(run.first_cell + i * run.cell_stride)] = true;
+    for (int i = 0; i < run.count * n_cells; ++i) cells[cell_of(i)] = true;
+  }
+}
+
+/// Eight pieces of one bit each that go from one byte to eight neighbouring cells become one that
+/// spreads (the top bits of q5_0, the numbers of q1_0).
+void BlockPlan::join_bits(std::vector<Run>& pieces) {
+  for (std::size_t i = 0; i + lanes <= pieces.size(); ++i) {
+    Run& first = pieces[i];
+    if (first.mask != 1 || first.right != 0 || first.shared) continue;
+    if (shape(first.plane).cell_bytes != 1) continue;
+    std::array<std::size_t, lanes> found{i};
+    std::size_t n_found = 1;
+    for (std::size_t k = i + 1; k < pieces.size() && n_found < lanes; ++k) {
+      const Run& piece = pieces[k];
+      const auto n = static_cast<int>(n_found);
+      if (piece.plane == first.plane && piece.first_cell == first.first_cell + n &&
+          piece.first_byte == first.first_byte && piece.right == n && piece.mask == 1 &&
+          piece.left == first.left && piece.flip == first.flip && !piece.shared) {
+        found[n_found++] = k;
+      }
+    }
+    if (n_found != lanes) continue;
+    first.spreads = true;
+    for (std::size_t k = n_found - 1; k > 0; --k) {
+      pieces.erase(pieces.begin() + static_cast<std::ptrdiff_t>(found[k]));
     }
   }
 }
@@ -295,9 +331,16 @@ void BlockPlan::load_block(const std::uint8_t* block,
   for (const Run& run : runs_) {
     std::uint8_t* out = cells[static_cast<std::size_t>(run.plane)] + run.first_cell;
     const std::uint8_t* in = block + run.first_byte;
+    const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
+    if (run.spreads) {
+      for (int i = 0; i < run.count; ++i, in += run.byte_stride, out += run.cell_stride) {
+        const std::uint64_t bits = (spread_bits(*in) << run.left) ^ flip;
+        store_word(out, run.assigns ? bits : load_word(out) | bits);
+      }
+      continue;
+    }
     int i = 0;
     if (run.cell_stride == 1 && run.byte_stride == 1) {
-      const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
       for (; i + lanes <= run.count; i += lanes) {
         const std::uint64_t bits = ((load_word(in + i) >> run.right & mask) << run.left) ^ flip;
         store_word(out + i, run.assigns ? bits : load_word(out + i) | bits);
@@ -363,9 +406,15 @@ bool BlockPlan::store_block(const std::array<const std::uint8_t*, n_planes>& cel
   for (const Run& run : runs_) {
     const std::uint8_t* in = cells[static_cast<std::size_t>(run.plane)] + run.first_cell;
     std::uint8_t* out = block + run.first_byte;
+    const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
+    if (run.spreads) {
+      for (int i = 0; i < run.count; ++i, in += run.cell_stride, out += run.byte_stride) {
+        *out = gather_bits((load_word(in) ^ flip) >> run.left & in_every_byte);
+      }
+      continue;
+    }
     int i = 0;
     if (run.cell_stride == 1 && run.byte_stride == 1 && !run.shared) {
-      const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
       for (; i + lanes <= run.count; i += lanes) {
         const std::uint64_t bits = ((load_word(in + i) ^ flip) >> run.left & mask) << run.right;
         store_word(out + i, load_word(out + i) | bits);

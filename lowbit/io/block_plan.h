@@ -82,9 +82,12 @@ class BlockPlan {
  private:
   static constexpr int max_cell_bytes = 1024;  // of all planes of a block together
 
-  /// cell[c0 + i * cs] |= ((block[b0 + i * bs] >> right & mask) << left) ^ flip, i < count
+  /// cell[c0 + i * cs] |= ((block[b0 + i * bs] >> right & mask) << left) ^ flip, i < count; or,
+  /// when it spreads, the 8 bits of block[b0 + i * bs] go one each to the 8 cells from c0 + i * cs
+  /// on.
   struct Run {
     Plane plane;
+    bool spreads;
     bool assigns;  // no earlier run touches these cells
     bool shared;   // an earlier run of store() has written these bits of the block
     std::uint8_t right, mask, left, flip;
@@ -97,6 +100,7 @@ class BlockPlan {
 
   const PlaneShape& shape(Plane plane) const { return planes_[static_cast<std::size_t>(plane)]; }
   void find_runs(const BlockMap& map);
+  void join_bits(std::vector<Run>& pieces);
   void load_block(const std::uint8_t* block,
                   const std::array<std::uint8_t*, n_planes>& cells) const;
   bool store_block(const std::array<const std::uint8_t*, n_planes>& cells,
