@@ -19,7 +19,9 @@ struct Code {
   int signs = 0;   // the top bits of the window that negate (0 or dim), so that grids stay small
   std::span<const float> values = {};                         // (2^(window - signs), dim) row-major
   void (*formula)(std::uint32_t bits, float* out) = nullptr;  // instead of values: raw floats
-  std::uint32_t (*encoder)(float value) = nullptr;  // nearest code where a formula decodes
+  // Instead of the search by value: codes that a formula decodes, codes with a rule of their own
+  // for ties or with bits that are read but never written (ternary).
+  std::uint32_t (*encoder)(float value) = nullptr;
 
   /// Numbers of one code. out: (dim)
   constexpr void look_up(std::uint32_t bits, float* out) const {
@@ -41,9 +43,14 @@ bool operator==(const Code& a, const Code& b);
 /// infinity, too wide a range). Codes with a unit multiply exactly in int8.
 float int8_unit(const Code& code);
 
-/// The code whose value is nearest to `value`: ties go to the even mantissa for small floats and to
-/// the even code for integers, beyond the range it saturates at the largest finite value, NaN
-/// becomes the code's NaN or 0 where it has none. Only for dim == 1.
+/// The code whose value is nearest to `value`: ties go to the even code (which is the even mantissa
+/// of small floats), beyond the range it saturates at the largest finite value, infinity becomes
+/// the code's infinity and NaN its NaN where it has them; elsewhere NaN counts as 0. -0 is nearer
+/// to negative numbers. Only for dim == 1. This is the reference, a scan of the table; quantizers
+/// use CodeSearch (code_search.h), which gives the same codes.
 std::uint32_t nearest_code(const Code& code, float value);
+
+/// The code whose vector is nearest (least sum of squares; the lowest code on ties). values: (dim)
+std::uint32_t nearest_vector(const Code& code, const float* values);
 
 }  // namespace lowbit
