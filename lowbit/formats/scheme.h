@@ -25,7 +25,8 @@ struct Group {
 enum class ZeroUnit : std::uint8_t { code, weight };
 
 struct Scheme {
-  std::string_view name;  // an alias, empty where there is none; never compared
+  std::string_view
+      name;  // the alias it was asked for by, empty where there is none; never compared
   const Code* code = nullptr;
   Group group{};
   const Scheme* scale = nullptr;  // scheme of the matrix of scales; null: every scale is 1
@@ -45,11 +46,19 @@ std::span<const Scheme> named_schemes();
 /// would be.
 Result<Scheme> parse_scheme(std::string_view text);
 
-/// The alias if the structure has one, else the spelled-out form; parse_scheme(to_string(s)) == s.
+/// The alias it was asked for by, else the first alias of its structure, else the spelled-out form;
+/// parse_scheme(to_string(s)) == s for whatever parse_scheme and named_schemes give. The matrices
+/// of scales inside nested schemes have names for people only.
 std::string to_string(const Scheme& scheme);
 
 /// Whether the scheme is a plain float (f32, f16, bf16): no scale, no group.
 bool is_plain_float(const Scheme& scheme);
+
+/// What the row length K of a matrix must be a multiple of in every container: the super-block of
+/// two-level scales (256 for the K and iq types), the block of mx and nvfp4, the vector of a vector
+/// code, else 1: other groups may be short at the end of a row. A container may ask for more (GGUF
+/// asks for whole blocks of every type).
+std::int64_t required_multiple(const Scheme& scheme);
 
 /// Bits per number in planar form for a (rows, cols) matrix, scales and zeros included.
 double planar_bits_per_weight(const Scheme& scheme, std::int64_t rows, std::int64_t cols);
