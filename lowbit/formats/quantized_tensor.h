@@ -30,12 +30,20 @@ class CodeArray {
   /// Codes [first, first + out.size()) of a row at once; out-of-row reads are a programmer's error.
   void unpack(std::int64_t row, std::int64_t first, std::span<std::uint32_t> out) const;
   void pack(std::int64_t row, std::int64_t first, std::span<const std::uint32_t> codes);
+  /// The same through bytes, for width <= 8: a quarter of the memory traffic.
+  void unpack(std::int64_t row, std::int64_t first, std::span<std::uint8_t> out) const;
+  void pack(std::int64_t row, std::int64_t first, std::span<const std::uint8_t> codes);
 
   /// Bytes of one row: (row_bytes); the unused top bits of the last byte are zero.
   std::span<const std::byte> row(std::int64_t row) const;
   std::span<std::byte> row(std::int64_t row);
 
  private:
+  template <class T>
+  void unpack_any(std::int64_t row, std::int64_t first, std::span<T> out) const;
+  template <class T>
+  void pack_any(std::int64_t row, std::int64_t first, std::span<const T> codes);
+
   int width_ = 0;
   std::int64_t n_rows_ = 0, n_per_row_ = 0, row_bytes_ = 0;
   std::vector<std::byte> bytes_;  // padded so that an 8-byte read at the last code stays inside
@@ -65,8 +73,13 @@ void decode_rows(const QuantizedTensor& tensor, std::int64_t first_row, std::int
 std::vector<float> decode(const QuantizedTensor& tensor);
 
 /// Nearest codes of w under the scales and zeros that `tensor` already holds: the step every
-/// rounder ends with. w: (rows, cols) row-major f32. Only for codes of dim 1.
+/// rounder ends with. w: (rows, cols) row-major f32. A scale of 0 stores the code nearest to the
+/// zero. Vector codes are searched whole, so they are slow.
 void encode_with_scales(std::span<const float> w, QuantizedTensor& tensor);
+/// The same for rows [first_row, first_row + n_rows), so that threads may share a tensor. w:
+/// (n_rows, cols) row-major f32.
+void encode_rows_with_scales(std::span<const float> w, QuantizedTensor& tensor,
+                             std::int64_t first_row, std::int64_t n_rows);
 
 /// A plain float tensor (f32, f16, bf16) from numbers, nearest values.
 QuantizedTensor encode_plain(std::span<const float> w, const Scheme& scheme, std::int64_t rows,
