@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// The GGUF writer, version 3. Sizes follow from the declarations, so the header is written first
+// and the tensors after it, each as soon as it is given; nothing is written twice.
+#include <fmt/format.h>
+
+#include <cstring>
+#include <unordered_set>
+#include <utility>
+
+#include "lowbit/base/mapped_file.h"
+#include "lowbit/io/checkpoint_writer.h"
+#include "lowbit/io/gguf_format.h"
+#include "lowbit/io/layout.h"
+
+namespace lowbit {
+namespace {
+
+class Bytes {
+ public:
+  template <class T>
+  void put(T value) {
+    const auto* first = reinterpret_cast<const std::byte*>(&value);
+    bytes_.insert(bytes_.end(), first, first + sizeof value);
+  }
+  void put_text(std::string_view text) {
+    const auto* first = reinterpret_cast<const std::byte*>(text.data());
+    bytes_.insert(bytes_.end(), first, first + text.size());
+  }
+  void put_string(std::string_view text) {
+    put<std::uint64_t>(text.size());
+    put_text(text);
+  }
+  std::size_t n_bytes() const { return bytes_.size(); }
+  std::vector<std::byte>& all() { return bytes_; }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+void put_integer(Bytes& out, ValueType type, std::int64_t value) {
+  switch (type) {
+    case ValueType::uint8:
+    case ValueType::int8:
+    case ValueType::boolean:
+      return out.put(static_cast<std::uint8_t>(value));
+    case ValueType::uint16:
+    case ValueType::int16:
+      return out.put(static_cast<std::uint16_t>(value));
+    case ValueType::uint32:
+    case ValueType::int32:
+      return out.put(static_cast<std::uint32_t>(value));
+    default:
+      return out.put(value);
+  }
+}
+void put_number(Bytes& out, ValueType type, double value) {
+  if (type == ValueType::float32) return out.put(static_cast<float>(value));
+  out.put(value);
+}
+
+void put_value(Bytes& out, const Value& value) {
+  out.put(static_cast<std::uint32_t>(value.type));
+  const auto put_array_head = [&](std::size_t n_elements) {
+    out.put(static_cast<std::uint32_t>(value.element));
+    out.put<std::uint64_t>(n_elements);
+  };
+  if (const auto* integer = std::get_if<std::int64_t>(&value.data)) {
+    put_integer(out, value.type, *integer);
+  } else if (const auto* number = std::get_if<double>(&value.data)) {
+    put_number(out, value.type, *number);
+  } else if (const auto* text = std::get_if<std::string>(&value.data)) {
+    out.put_string(*text);
+  } else if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&value.data)) {
+    put_array_head(integers->size());
+    for (const std::int64_t element : *integers) put_integer(out, value.element, element);
+  } else if (const auto* numbers = std::get_if<std::vector<double>>(&value.data)) {
+    put_array_head(numbers->size());
+    for (const double element : *numbers) put_number(out, value.element, element);
+  } else if (const auto* strings = std::get_if<std::vector<std::string>>(&value.data)) {
+    put_array_head(strings->size());
+    for (const std::string& element : *strings) out.put_string(element);
+  }
+}
+
+std::uint64_t padded(std::uint64_t n_bytes, std::uint64_t alignment) {
+  return (n_bytes + alignment - 1) / alignment * alignment;
+}
+
+class GgufWriter final : public CheckpointWriter {
+ public:
+  static Result<std::unique_ptr<CheckpointWriter>> create(const std::string& path,
+                                                          const Metadata& metadata,
+                                                          std::vector<TensorDeclaration> tensors) {
+    auto writer = std::make_unique<GgufWriter>();
+    writer->path_ = path;
+    auto declared = writer->declare(metadata, std::move(tensors));
+    if (!declared) return std::move(declared).error().in(path);
+    auto file = AtomicFile::create(path);
+    if (!file) return std::move(file).error();
+    writer->file_ = std::make_unique<AtomicFile>(std::move(*file));
+    auto written = writer->write_header(metadata);
+    if (!written) return std::move(written).error();
+    return std::unique_ptr<CheckpointWriter>(std::move(writer));
+  }
+
+  Status add(const QuantizedTensor& tensor) override {
+    if (n_added_ == tensors_.size()) return Error(path_ + ": more tensors than were declared");
+    const Stored& stored = tensors_[n_added_];
+    const TensorDeclaration& declared = stored.declared;
+    if (!(tensor.scheme == declared.scheme) || tensor.rows != stored.rows ||
+        tensor.cols != stored.cols) {
+      return Error(fmt::format("tensor {} was declared as {} x {} of {} and is {} x {} of {}",
+                               declared.name, stored.rows, stored.cols, to_string(declared.scheme),
+                               tensor.rows, tensor.cols, to_string(tensor.scheme)));
+    }
+    std::vector<std::byte> bytes(padded(stored.n_bytes, alignment_));
+    const std::span<std::byte> blocks(bytes.data(), stored.n_bytes);
+    auto fits = store_blocks(*stored.layout, tensor, blocks);
+    if (!fits) return std::move(fits).error().in("tensor " + declared.name);
+    if (stored.layout->ggml_type == gguf::type_nvfp4) {
+      const std::uint32_t scale = tensor.scale->scale->codes.get(0, 0);
+      bytes.resize(bytes.size() + padded(sizeof scale, alignment_));
+      std::memcpy(bytes.data() + padded(stored.n_bytes, alignment_), &scale, sizeof scale);
+    }
+    ++n_added_;
+    return file_->write(bytes);
+  }
+
+  Status commit() override {
+    if (n_added_ != tensors_.size()) {
+      return Error(
+          fmt::format("{}: only {} of {} tensors were written", path_, n_added_, tensors_.size()));
+    }
+    return file_->commit();
+  }
+
+  std::int64_t file_bytes() const override { return static_cast<std::int64_t>(n_file_bytes_); }
+
+ private:
+  struct Stored {
+    TensorDeclaration declared;
+    const BlockLayout* layout;
+    std::int64_t rows, cols;
+    std::size_t n_bytes;
+  };
+
+  Status declare(const Metadata& metadata, std::vector<TensorDeclaration> tensors) {
+    if (metadata.contains(gguf::alignment_key)) {
+      auto alignment = metadata.integer(gguf::alignment_key);
+      if (!alignment) return std::move(alignment).error();
+      alignment_ = static_cast<std::uint64_t>(*alignment);
+    }
+    std::unordered_set<std::string> names;
+    for (TensorDeclaration& tensor : tensors) {
+      auto fits = fits_gguf(tensor.scheme, tensor.shape);
+      if (!fits) return std::move(fits).error().in("tensor " + tensor.name);
+      const BlockLayout* layout = layout_for_scheme(tensor.scheme);
+      bool is_new = names.insert(tensor.name).second;
+      if (layout->ggml_type == gguf::type_nvfp4) {
+        is_new = names.insert(gguf::scale_name(tensor.name)).second && is_new;
+      }
+      if (!is_new) return Error(fmt::format("tensor {} is declared twice", tensor.name));
+      std::int64_t rows = 1;
+      for (std::size_t d = 0; d + 1 < tensor.shape.size(); ++d) rows *= tensor.shape[d];
+      const std::int64_t cols = tensor.shape.back();
+      const auto n_bytes =
+          static_cast<std::size_t>(rows * (cols / layout->n_numbers) * layout->n_bytes);
+      tensors_.push_back({std::move(tensor), layout, rows, cols, n_bytes});
+    }
+    return ok();
+  }
+
+  Status write_header(const Metadata& metadata) {
+    Bytes table;
+    std::uint64_t n_stored = 0, offset = 0;
+    const auto put_info = [&](std::string_view name, const std::vector<std::int64_t>& shape,
+                              std::uint32_t type, std::uint64_t n_bytes) {
+      table.put_string(name);
+      table.put(static_cast<std::uint32_t>(shape.size()));
+      for (auto extent = shape.rbegin(); extent != shape.rend(); ++extent) table.put(*extent);
+      table.put(type);
+      table.put(offset);
+      offset += padded(n_bytes, alignment_);
+      ++n_stored;
+    };
+    for (const Stored& tensor : tensors_) {
+      const TensorDeclaration& declared = tensor.declared;
+      put_info(declared.name, declared.shape, tensor.layout->ggml_type, tensor.n_bytes);
+      if (tensor.layout->ggml_type == gguf::type_nvfp4) {
+        put_info(gguf::scale_name(declared.name), {1}, gguf::type_f32, sizeof(float));
+      }
+    }
+    Bytes header;
+    header.put_text(gguf::magic);
+    header.put(gguf::version);
+    header.put(n_stored);
+    header.put<std::uint64_t>(metadata.n_entries());
+    for (const auto& [key, value] : metadata) {
+      header.put_string(key);
+      put_value(header, value);
+    }
+    header.all().insert(header.all().end(), table.all().begin(), table.all().end());
+    header.all().resize(padded(header.n_bytes(), alignment_));
+    n_file_bytes_ = header.n_bytes() + offset;
+    return file_->write(header.all());
+  }
+
+  std::string path_;
+  std::unique_ptr<AtomicFile> file_;
+  std::vector<Stored> tensors_;
+  std::uint64_t alignment_ = gguf::default_alignment, n_file_bytes_ = 0;
+  std::size_t n_added_ = 0;
+};
+
+}  // namespace
+
+Status fits_gguf(const Scheme& scheme, const std::vector<std::int64_t>& shape) {
+  const BlockLayout* layout = layout_for_scheme(scheme);
+  if (layout == nullptr) {
+    return Error(
+        fmt::format("GGUF has no type for {}; write a folder (-o DIR/), which holds every "
+                    "scheme, or choose a scheme of GGUF (`lowbit formats` lists them)",
+                    to_string(scheme)));
+  }
+  if (shape.empty() || shape.size() > gguf::max_dims) {
+    return Error(fmt::format("GGUF tensors have 1 to {} dimensions, this one {}", gguf::max_dims,
+                             shape.size()));
+  }
+  if (shape.back() % layout->n_numbers != 0) {
+    return Error(
+        fmt::format("rows of {} numbers are not whole blocks of {} ({} numbers each); "
+                    "choose another scheme or give --fallback SCHEME",
+                    shape.back(), layout->name, layout->n_numbers));
+  }
+  return ok();
+}
+
+Result<std::unique_ptr<CheckpointWriter>> create_gguf(const std::string& path,
+                                                      const Metadata& metadata,
+                                                      std::vector<TensorDeclaration> tensors) {
+  return GgufWriter::create(path, metadata, std::move(tensors));
+}
+
+}  // namespace lowbit
