@@ -13,6 +13,8 @@
 #include <random>
 #include <string>
 
+#include "lowbit/kernels/kernel_table.h"
+
 namespace lowbit {
 namespace {
 
@@ -25,7 +27,11 @@ struct Kernels {
 };
 
 std::vector<Kernels> kernels_under_test() {
-  return {{"reference", &reference_attention_kernels}};
+  std::vector<Kernels> list{{"reference", &reference_attention_kernels}};
+  for (const KernelTable* table : available_kernels()) {
+    list.push_back({std::string(name_of(table->isa)), &table->attention});
+  }
+  return list;
 }
 
 /// Keys and values of one head, as given and as stored in blocks.

@@ -8,9 +8,12 @@
 #include <cstdint>
 
 #include "lowbit/base/half.h"
+#include "lowbit/base/math.h"
+#include "lowbit/kernels/attention.h"
 #include "lowbit/kernels/isa_tables.h"
 #include "lowbit/kernels/kernel_table.h"
 #include "lowbit/kernels/target_region.h"
+#include "lowbit/kernels/vector_ops.h"
 
 LOWBIT_TARGET_REGION_BEGIN("avx2,fma,f16c")
 namespace lowbit {
@@ -20,7 +23,14 @@ namespace {
 
 #include "lowbit/kernels/matmul_body.h"
 
-constexpr KernelTable table{.isa = Isa::avx2, .matmul = matmul_kernels};
+#include "lowbit/kernels/vector_ops_body.h"
+
+#include "lowbit/kernels/attention_body.h"
+
+constexpr KernelTable table{.isa = Isa::avx2,
+                            .matmul = matmul_kernels,
+                            .vector = vector_kernels,
+                            .attention = attention_kernels};
 
 }  // namespace
 }  // namespace lowbit

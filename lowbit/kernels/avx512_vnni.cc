@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels on AVX-512 (F, BW, DQ, VL) with VNNI.
 #if defined(__x86_64__)
+// g++ 12 takes the undefined lanes inside its own headers for uninitialized variables.
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include <bit>
@@ -8,9 +10,12 @@
 #include <cstdint>
 
 #include "lowbit/base/half.h"
+#include "lowbit/base/math.h"
+#include "lowbit/kernels/attention.h"
 #include "lowbit/kernels/isa_tables.h"
 #include "lowbit/kernels/kernel_table.h"
 #include "lowbit/kernels/target_region.h"
+#include "lowbit/kernels/vector_ops.h"
 
 LOWBIT_TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 namespace lowbit {
@@ -20,7 +25,14 @@ namespace {
 
 #include "lowbit/kernels/matmul_body.h"
 
-constexpr KernelTable table{.isa = Isa::avx512_vnni, .matmul = matmul_kernels};
+#include "lowbit/kernels/vector_ops_body.h"
+
+#include "lowbit/kernels/attention_body.h"
+
+constexpr KernelTable table{.isa = Isa::avx512_vnni,
+                            .matmul = matmul_kernels,
+                            .vector = vector_kernels,
+                            .attention = attention_kernels};
 
 }  // namespace
 }  // namespace lowbit

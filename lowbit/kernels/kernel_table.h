@@ -8,13 +8,17 @@
 
 #include "lowbit/base/isa.h"
 #include "lowbit/base/result.h"
+#include "lowbit/kernels/attention.h"
 #include "lowbit/kernels/matmul_kernels.h"
+#include "lowbit/kernels/vector_ops.h"
 
 namespace lowbit {
 
 struct KernelTable {
   Isa isa = Isa::scalar;
   MatmulKernels matmul;
+  VectorKernels vector;
+  AttentionKernels attention;
 };
 
 /// Null when the set is not compiled into this build or this CPU does not have it.
