@@ -180,6 +180,8 @@ TEST(Code, TiesGoToTheEvenCode) {
   }
   EXPECT_EQ(nearest("e8m0", 1.5f), 2);  // up: no mantissa
   EXPECT_EQ(nearest("e8m0", 3.0f), 4);
+  EXPECT_EQ(nearest("e8m0", 0x1.7p-127f), 0x1p-127f);  // subnormal floats
+  EXPECT_EQ(nearest("e8m0", 0x1.8p-127f), 0x1p-126f);
   EXPECT_EQ(nearest("ternary", 0.5f), 1);
   EXPECT_EQ(nearest("ternary", -0.5f), -1);
 }
