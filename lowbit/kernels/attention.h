@@ -43,6 +43,16 @@ struct AttentionTask {
   float scale = 1.0f;              // 1 / sqrt(head_dim) in most models
 };
 
+/// m, l' and o' of every (task, block) of a tile whose blocks are shared out to several threads.
+struct AttentionPartials {
+  float* numbers = nullptr;      // (tasks, n_blocks, partial_floats), 64-byte aligned
+  std::int64_t first_block = 0;  // number 0 belongs to this block
+  std::int64_t n_blocks = 0;
+
+  static constexpr std::int64_t o_at = 16;  // m at 0, l' at 1, o' (padded_dim) from here
+  static std::int64_t partial_floats(const KvLayout& layout);
+};
+
 struct AttentionKernels {
   /// Writes one position of a block. k, v: (head_dim).
   void (*kv_store)(const KvLayout& layout, std::byte* block, int position, const float* k,
@@ -52,6 +62,16 @@ struct AttentionKernels {
   /// them. scratch: attention_scratch_bytes(layout), 64-byte aligned.
   void (*attend)(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
                  std::byte* scratch);
+
+  /// Only the blocks [first_block, last_block), into partials; blocks without a visible key for a
+  /// task leave its partial as it is.
+  void (*attend_blocks)(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
+                        std::int64_t first_block, std::int64_t last_block,
+                        const AttentionPartials& partials, std::byte* scratch);
+
+  /// Folds the partials of tasks[i] left to right and writes its out.
+  void (*fold_partials)(const KvLayout& layout, const AttentionTask& task, std::int64_t i,
+                        const AttentionPartials& partials, std::byte* scratch);
 };
 
 /// Plain loops in the order of the definition, for tests.
@@ -60,17 +80,14 @@ extern const AttentionKernels reference_attention_kernels;
 inline constexpr std::int64_t attention_tile_tasks = 48;
 std::int64_t attention_scratch_bytes(const KvLayout& layout);
 
-/// Scratch of every thread, kept between calls.
+/// Memory of a call, kept for the next one.
 class AttentionWorkspace {
  public:
-  /// Each of n_threads parts holds n_bytes, 64-byte aligned; grows when needed.
-  void reserve(int n_threads, std::int64_t n_bytes);
-  std::byte* of_thread(int thread);
+  /// n_bytes, 64-byte aligned, uninitialized; earlier ones are gone.
+  std::byte* reserve(std::int64_t n_bytes);
 
  private:
   std::vector<std::byte> bytes_;
-  std::byte* first_ = nullptr;
-  std::int64_t stride_ = 0;
 };
 
 /// All queries of a step: every token and query head of every sequence. Tasks that share blocks

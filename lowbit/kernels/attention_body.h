@@ -88,18 +88,28 @@ struct TaskState {
   VisibleKeys keys;
 };
 
-/// One block as the inner loops want it.
+/// One block as the inner loops read it. Stored numbers become f32 in the loops when a single group
+/// walks over them, else once for the whole tile.
+template <class K, class V>
 struct BlockView {
-  const float* k;          // (head_dim, 64)
-  const std::uint8_t* k8;  // int8 K: (padded_dim/4, 64, 4)
-  const float* v;          // (64, padded_dim)
+  const K* k;  // (head_dim, 64); u8 codes: (padded_dim/4, 64, 4)
+  const V* v;  // (64, padded_dim)
   const std::uint16_t *k_scales, *v_scales;
 };
+LOWBIT_PRIMITIVE f32x16 load_numbers(const float* p) {
+  return load(p);
+}
+LOWBIT_PRIMITIVE f32x16 load_numbers(const std::uint16_t* p) {
+  return load_f16(p);
+}
+LOWBIT_PRIMITIVE f32x16 load_numbers(const std::int8_t* p) {
+  return to_f32(load_i8(p));
+}
 
 /// Scores of `rows` tasks, `vectors` x 16 keys from `first_key` on.
-template <int rows, int vectors>
-LOWBIT_PRIMITIVE void f32_scores(const BlockView& block, std::int64_t dim, int first_key,
-                                 TaskState* const* tasks) {
+template <int rows, int vectors, class K, class V>
+LOWBIT_PRIMITIVE void block_scores(const BlockView<K, V>& block, std::int64_t dim, int first_key,
+                                   TaskState* const* tasks) {
   f32x16 s[rows][vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
@@ -108,11 +118,11 @@ LOWBIT_PRIMITIVE void f32_scores(const BlockView& block, std::int64_t dim, int f
   }
   const float* q[rows];
   for (int r = 0; r < rows; ++r) q[r] = tasks[r]->q;
-  const float* k = block.k + first_key;
+  const K* k = block.k + first_key;
   for (std::int64_t i = 0; i < dim; ++i, k += kv_block_positions) {
     f32x16 keys[vectors];
 #pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) keys[c] = load(k + n_lanes * c);
+    for (int c = 0; c < vectors; ++c) keys[c] = load_numbers(k + n_lanes * c);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const f32x16 t = splat(q[r][i]);
@@ -127,9 +137,9 @@ LOWBIT_PRIMITIVE void f32_scores(const BlockView& block, std::int64_t dim, int f
   }
 }
 
-template <int rows, int vectors>
-LOWBIT_PRIMITIVE void int8_scores(const BlockView& block, std::int64_t dim, int first_key,
-                                  TaskState* const* tasks) {
+template <int rows, int vectors, class V>
+LOWBIT_PRIMITIVE void block_scores(const BlockView<std::uint8_t, V>& block, std::int64_t dim,
+                                   int first_key, TaskState* const* tasks) {
   i32x16 dot[rows][vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
@@ -138,7 +148,7 @@ LOWBIT_PRIMITIVE void int8_scores(const BlockView& block, std::int64_t dim, int 
   }
   const std::int8_t* q[rows];
   for (int r = 0; r < rows; ++r) q[r] = reinterpret_cast<const std::int8_t*>(tasks[r]->q);
-  const std::uint8_t* k = block.k8 + 4 * first_key;
+  const std::uint8_t* k = block.k + 4 * first_key;
   for (std::int64_t i = 0; i < dim; i += 4, k += 4 * kv_block_positions) {
     u8x64 keys[vectors];
 #pragma GCC unroll 8
@@ -163,8 +173,8 @@ LOWBIT_PRIMITIVE void int8_scores(const BlockView& block, std::int64_t dim, int 
 }
 
 /// From scores to block_max, block_l and the factors of the values.
-template <KvKind kind>
-LOWBIT_PRIMITIVE void block_softmax(const BlockView& block, TaskState& task) {
+template <bool scaled_values>
+LOWBIT_PRIMITIVE void block_softmax(const std::uint16_t* v_scales, TaskState& task) {
   constexpr float lowest = -__builtin_inff();
   for (int j = 0; j < task.keys.first; ++j) task.p[j] = lowest;
   for (int j = task.keys.last; j < kv_block_positions; ++j) task.p[j] = lowest;
@@ -181,8 +191,8 @@ LOWBIT_PRIMITIVE void block_softmax(const BlockView& block, TaskState& task) {
   for (int c = 0; c < key_vectors; ++c) {
     const f32x16 p = exp(sub(s[c], m));
     lanes = add(lanes, p);
-    if constexpr (kind == KvKind::int8_token) {
-      store(task.p + n_lanes * c, mul(p, load_f16(block.v_scales + n_lanes * c)));
+    if constexpr (scaled_values) {
+      store(task.p + n_lanes * c, mul(p, load_f16(v_scales + n_lanes * c)));
     } else {
       store(task.p + n_lanes * c, p);
     }
@@ -191,9 +201,9 @@ LOWBIT_PRIMITIVE void block_softmax(const BlockView& block, TaskState& task) {
 }
 
 /// block_o of `rows` tasks over the keys [first, last), `vectors` x 16 numbers from `at` on.
-template <int rows, int vectors>
-LOWBIT_PRIMITIVE void values(const BlockView& block, std::int64_t padded_dim, std::int64_t at,
-                             int first, int last, TaskState* const* tasks) {
+template <int rows, int vectors, class V>
+LOWBIT_PRIMITIVE void values(const V* v, std::int64_t padded_dim, std::int64_t at, int first,
+                             int last, TaskState* const* tasks) {
   f32x16 o[rows][vectors];
   const float* p[rows];
 #pragma GCC unroll 8
@@ -202,11 +212,11 @@ LOWBIT_PRIMITIVE void values(const BlockView& block, std::int64_t padded_dim, st
 #pragma GCC unroll 8
     for (int c = 0; c < vectors; ++c) o[r][c] = load(tasks[r]->block_o + at + n_lanes * c);
   }
-  const float* v = block.v + first * padded_dim + at;
+  v += first * padded_dim + at;
   for (int j = first; j < last; ++j, v += padded_dim) {
     f32x16 row[vectors];
 #pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) row[c] = load(v + n_lanes * c);
+    for (int c = 0; c < vectors; ++c) row[c] = load_numbers(v + n_lanes * c);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
       const f32x16 weight = splat(p[r][j]);
@@ -221,17 +231,17 @@ LOWBIT_PRIMITIVE void values(const BlockView& block, std::int64_t padded_dim, st
   }
 }
 
-template <int rows>
-LOWBIT_PRIMITIVE void all_values(const BlockView& block, std::int64_t padded_dim, int first,
-                                 int last, TaskState* const* tasks) {
+template <int rows, class V>
+LOWBIT_PRIMITIVE void all_values(const V* v, std::int64_t padded_dim, int first, int last,
+                                 TaskState* const* tasks) {
   if (first >= last) return;
   constexpr int slab = attention_vectors * n_lanes;
   std::int64_t at = 0;
   for (; at + slab <= padded_dim; at += slab) {
-    values<rows, attention_vectors>(block, padded_dim, at, first, last, tasks);
+    values<rows, attention_vectors>(v, padded_dim, at, first, last, tasks);
   }
   for (; at < padded_dim; at += n_lanes) {
-    values<rows, 1>(block, padded_dim, at, first, last, tasks);
+    values<rows, 1>(v, padded_dim, at, first, last, tasks);
   }
 }
 
@@ -258,74 +268,102 @@ LOWBIT_PRIMITIVE void fold_block(std::int64_t padded_dim, TaskState* const* task
   }
 }
 
-/// One group of tasks over one block.
-template <KvKind kind, int rows>
-void group_over_block(const BlockView& block, const KvLayout& layout, std::int64_t padded_dim,
+/// m, l' and o' of one group of tasks over one block.
+template <int rows, class K, class V>
+void group_over_block(const BlockView<K, V>& block, std::int64_t dim, std::int64_t padded_dim,
                       TaskState* const* tasks) {
   for (int key = 0; key < kv_block_positions; key += attention_vectors * n_lanes) {
-    if constexpr (kind == KvKind::int8_token) {
-      int8_scores<rows, attention_vectors>(block, layout.head_dim, key, tasks);
-    } else {
-      f32_scores<rows, attention_vectors>(block, layout.head_dim, key, tasks);
-    }
+    block_scores<rows, attention_vectors>(block, dim, key, tasks);
   }
   int first = 0, last = kv_block_positions;  // the keys that all tasks see
   for (int r = 0; r < rows; ++r) {
     TaskState& task = *tasks[r];
-    block_softmax<kind>(block, task);
+    constexpr bool scaled_values = sizeof(K) == sizeof(std::uint8_t);
+    block_softmax<scaled_values>(block.v_scales, task);
     for (std::int64_t i = 0; i < padded_dim; i += n_lanes) store(task.block_o + i, splat(0.0f));
     if (task.keys.first > first) first = task.keys.first;
     if (task.keys.last < last) last = task.keys.last;
   }
   if (rows == 1 || first >= last) {
     for (int r = 0; r < rows; ++r) {
-      all_values<1>(block, padded_dim, tasks[r]->keys.first, tasks[r]->keys.last, tasks + r);
+      all_values<1>(block.v, padded_dim, tasks[r]->keys.first, tasks[r]->keys.last, tasks + r);
     }
-  } else {
-    for (int r = 0; r < rows; ++r) {
-      all_values<1>(block, padded_dim, tasks[r]->keys.first, first, tasks + r);
-    }
-    all_values<rows>(block, padded_dim, first, last, tasks);
-    for (int r = 0; r < rows; ++r) {
-      all_values<1>(block, padded_dim, last, tasks[r]->keys.last, tasks + r);
-    }
+    return;
   }
-  fold_block<rows>(padded_dim, tasks);
+  for (int r = 0; r < rows; ++r) {
+    all_values<1>(block.v, padded_dim, tasks[r]->keys.first, first, tasks + r);
+  }
+  all_values<rows>(block.v, padded_dim, first, last, tasks);
+  for (int r = 0; r < rows; ++r) {
+    all_values<1>(block.v, padded_dim, last, tasks[r]->keys.last, tasks + r);
+  }
 }
 
-/// The last, smaller group: picks the instantiation for its number of tasks.
-template <KvKind kind, int rows>
-void last_group_over_block(const BlockView& block, const KvLayout& layout, std::int64_t padded_dim,
-                           int n_tasks, TaskState* const* tasks) {
+/// Where a block's results go: into the running sums, or to be folded later.
+enum class Then : std::uint8_t { fold, keep };
+
+/// The first n_tasks <= rows tasks: picks the instantiation for their number.
+template <Then then, int rows, class View>
+void some_over_block(const View& block, std::int64_t dim, std::int64_t padded_dim, int n_tasks,
+                     TaskState* const* tasks) {
   if constexpr (rows > 0) {
-    if (n_tasks == rows) return group_over_block<kind, rows>(block, layout, padded_dim, tasks);
-    last_group_over_block<kind, rows - 1>(block, layout, padded_dim, n_tasks, tasks);
+    if (n_tasks < rows) {
+      return some_over_block<then, rows - 1>(block, dim, padded_dim, n_tasks, tasks);
+    }
+    group_over_block<rows>(block, dim, padded_dim, tasks);
+    if constexpr (then == Then::fold) fold_block<rows>(padded_dim, tasks);
   }
 }
 
-/// The block in f32: in place, or turned into the scratch arrays k and v.
-template <KvKind kind>
-LOWBIT_PRIMITIVE BlockView view_of(const KvLayout& layout, const std::byte* block,
-                                   std::int64_t padded_dim, int n_keys, float* k, float* v) {
+template <Then then, class View>
+void tasks_over_block(const View& block, std::int64_t dim, std::int64_t padded_dim, int n_tasks,
+                      TaskState* const* tasks) {
+  for (; n_tasks > 0; n_tasks -= attention_rows, tasks += attention_rows) {
+    some_over_block<then, attention_rows>(block, dim, padded_dim, n_tasks, tasks);
+  }
+}
+
+/// n is a multiple of 16.
+template <class Stored>
+LOWBIT_PRIMITIVE const float* to_floats(const Stored* from, std::int64_t n, float* to) {
+  for (std::int64_t i = 0; i < n; i += n_lanes) store(to + i, load_numbers(from + i));
+  return to;
+}
+
+/// All tasks of a tile over one block, of which they see the first n_keys at most. k and v: room
+/// for a block in f32.
+template <KvKind kind, Then then>
+LOWBIT_PRIMITIVE void over_block(const KvLayout& layout, const std::byte* block,
+                                 std::int64_t padded_dim, int n_keys, int n_tasks,
+                                 TaskState* const* tasks, float* k, float* v) {
+  const std::int64_t dim = layout.head_dim;
   const std::byte* v_part = block + layout.v_offset();
   if constexpr (kind == KvKind::f32) {
-    return {reinterpret_cast<const float*>(block), nullptr, reinterpret_cast<const float*>(v_part),
-            nullptr, nullptr};
+    const BlockView<float, float> view{reinterpret_cast<const float*>(block),
+                                       reinterpret_cast<const float*>(v_part), nullptr, nullptr};
+    tasks_over_block<then>(view, dim, padded_dim, n_tasks, tasks);
   } else if constexpr (kind == KvKind::f16) {
-    const auto* from = reinterpret_cast<const std::uint16_t*>(block);
-    const std::int64_t n_k = layout.head_dim * kv_block_positions;
-    for (std::int64_t i = 0; i < n_k; i += n_lanes) store(k + i, load_f16(from + i));
-    from = reinterpret_cast<const std::uint16_t*>(v_part);
-    const std::int64_t n_v = padded_dim * n_keys;
-    for (std::int64_t i = 0; i < n_v; i += n_lanes) store(v + i, load_f16(from + i));
-    return {k, nullptr, v, nullptr, nullptr};
+    const BlockView<std::uint16_t, std::uint16_t> view{
+        reinterpret_cast<const std::uint16_t*>(block),
+        reinterpret_cast<const std::uint16_t*>(v_part), nullptr, nullptr};
+    if (n_tasks <= attention_rows) {
+      return tasks_over_block<then>(view, dim, padded_dim, n_tasks, tasks);
+    }
+    const BlockView<float, float> floats{to_floats(view.k, dim * kv_block_positions, k),
+                                         to_floats(view.v, padded_dim * n_keys, v), nullptr,
+                                         nullptr};
+    tasks_over_block<then>(floats, dim, padded_dim, n_tasks, tasks);
   } else {
-    const auto* from = reinterpret_cast<const std::int8_t*>(v_part);
-    const std::int64_t n_v = padded_dim * n_keys;
-    for (std::int64_t i = 0; i < n_v; i += n_lanes) store(v + i, to_f32(load_i8(from + i)));
-    return {nullptr, reinterpret_cast<const std::uint8_t*>(block), v,
-            reinterpret_cast<const std::uint16_t*>(block + layout.k_scales_offset()),
-            reinterpret_cast<const std::uint16_t*>(block + layout.v_scales_offset())};
+    const BlockView<std::uint8_t, std::int8_t> view{
+        reinterpret_cast<const std::uint8_t*>(block), reinterpret_cast<const std::int8_t*>(v_part),
+        reinterpret_cast<const std::uint16_t*>(block + layout.k_scales_offset()),
+        reinterpret_cast<const std::uint16_t*>(block + layout.v_scales_offset())};
+    if (n_tasks <= attention_rows) {
+      return tasks_over_block<then>(view, dim, padded_dim, n_tasks, tasks);
+    }
+    const BlockView<std::uint8_t, float> floats{view.k, to_floats(view.v, padded_dim * n_keys, v),
+                                                view.k_scales, view.v_scales};
+    tasks_over_block<then>(floats, dim, padded_dim, n_tasks, tasks);
   }
 }
 
@@ -353,69 +391,135 @@ void prepare_task(const AttentionTask& task, std::int64_t dim, std::int64_t padd
   }
 }
 
-template <KvKind kind>
-void attend_kind(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
-                 std::byte* scratch) {
-  const std::int64_t dim = layout.head_dim, padded_dim = layout.padded_dim();
-  float* free_scratch = reinterpret_cast<float*>(scratch);
-  const auto take = [&](std::int64_t n_floats) {
-    float* taken = free_scratch;
-    free_scratch += n_floats;
-    return taken;
-  };
-  float* k = take(padded_dim * kv_block_positions);
-  float* v = take(padded_dim * kv_block_positions);
-  TaskState states[attention_tile_tasks];
-  std::int64_t first_block = tasks[0].first_visible / kv_block_positions, n_visible = 0;
-  for (std::int64_t t = 0; t < n_tasks; ++t) {
-    TaskState& state = states[t];
-    state.q = take(padded_dim);
-    state.o = take(padded_dim);
-    state.block_o = take(padded_dim);
-    state.p = take(kv_block_positions);
-    prepare_task<kind>(tasks[t], dim, padded_dim, state);
-    const std::int64_t block = tasks[t].first_visible / kv_block_positions;
-    if (block < first_block) first_block = block;
-    if (tasks[t].n_visible > n_visible) n_visible = tasks[t].n_visible;
+/// The scratch of a tile: a block in f32, then the arrays of every task.
+struct TileScratch {
+  float *k, *v, *tasks;
+  TileScratch(std::byte* scratch, std::int64_t padded_dim)
+      : k(reinterpret_cast<float*>(scratch)),
+        v(k + padded_dim * kv_block_positions),
+        tasks(v + padded_dim * kv_block_positions) {}
+
+  void give(std::int64_t i, std::int64_t padded_dim, TaskState& state) const {
+    state.q = tasks + i * (3 * padded_dim + kv_block_positions);
+    state.o = state.q + padded_dim;
+    state.block_o = state.o + padded_dim;
+    state.p = state.block_o + padded_dim;
   }
-  for (std::int64_t b = first_block; b * kv_block_positions < n_visible; ++b) {
+};
+
+LOWBIT_PRIMITIVE void write_out(const AttentionTask& task, std::int64_t dim,
+                                const TaskState& state) {
+  const bool sees_any = task.n_visible > task.first_visible;
+  const f32x16 l = splat(sees_any ? state.l : 1.0f);
+  for_vectors(
+      dim, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+        store_some(task.out + i, div(load(state.o + i), l), count);
+      });
+}
+
+LOWBIT_PRIMITIVE float* partial_at(const AttentionPartials& partials, std::int64_t padded_dim,
+                                   std::int64_t i, std::int64_t block) {
+  const std::int64_t at = i * partials.n_blocks + block - partials.first_block;
+  return partials.numbers + at * (AttentionPartials::o_at + padded_dim);
+}
+
+/// The blocks [first_block, last_block) for a tile. partials: only read when results are kept.
+template <KvKind kind, Then then>
+void over_blocks(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
+                 std::int64_t first_block, std::int64_t last_block,
+                 const AttentionPartials& partials, std::byte* scratch) {
+  const std::int64_t dim = layout.head_dim, padded_dim = layout.padded_dim();
+  const TileScratch memory(scratch, padded_dim);
+  TaskState states[attention_tile_tasks];
+  for (std::int64_t i = 0; i < n_tasks; ++i) {
+    memory.give(i, padded_dim, states[i]);
+    prepare_task<kind>(tasks[i], dim, padded_dim, states[i]);
+  }
+  for (std::int64_t b = first_block; b < last_block; ++b) {
     TaskState* active[attention_tile_tasks];
     int n_active = 0, n_keys = 0;
-    for (std::int64_t t = 0; t < n_tasks; ++t) {
-      states[t].keys = visible_keys(tasks[t], b);
-      if (states[t].keys.first >= states[t].keys.last) continue;
-      active[n_active++] = &states[t];
-      if (states[t].keys.last > n_keys) n_keys = states[t].keys.last;
+    for (std::int64_t i = 0; i < n_tasks; ++i) {
+      TaskState& state = states[i];
+      state.keys = visible_keys(tasks[i], b);
+      if (state.keys.first >= state.keys.last) continue;
+      active[n_active++] = &state;
+      if (state.keys.last > n_keys) n_keys = state.keys.last;
+      if constexpr (then == Then::keep) {
+        state.block_o = partial_at(partials, padded_dim, i, b) + AttentionPartials::o_at;
+      }
     }
     if (n_active == 0) continue;
-    const BlockView block = view_of<kind>(layout, tasks[0].blocks[b], padded_dim, n_keys, k, v);
-    int t = 0;
-    for (; t + attention_rows <= n_active; t += attention_rows) {
-      group_over_block<kind, attention_rows>(block, layout, padded_dim, active + t);
+    over_block<kind, then>(layout, tasks[0].blocks[b], padded_dim, n_keys, n_active, active,
+                           memory.k, memory.v);
+    if constexpr (then == Then::keep) {
+      for (int i = 0; i < n_active; ++i) {
+        float* partial = active[i]->block_o - AttentionPartials::o_at;
+        partial[0] = active[i]->block_max;
+        partial[1] = active[i]->block_l;
+      }
     }
-    last_group_over_block<kind, attention_rows - 1>(block, layout, padded_dim, n_active - t,
-                                                    active + t);
   }
-  for (std::int64_t t = 0; t < n_tasks; ++t) {
-    const bool sees_any = tasks[t].n_visible > tasks[t].first_visible;
-    const f32x16 l = splat(sees_any ? states[t].l : 1.0f);
-    for_vectors(
-        dim, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-          store_some(tasks[t].out + i, div(load(states[t].o + i), l), count);
-        });
+  if constexpr (then == Then::fold) {
+    for (std::int64_t i = 0; i < n_tasks; ++i) write_out(tasks[i], dim, states[i]);
+  }
+}
+
+template <Then then>
+void over_blocks_of_kind(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
+                         std::int64_t first_block, std::int64_t last_block,
+                         const AttentionPartials& partials, std::byte* scratch) {
+  switch (layout.kind) {
+    case KvKind::f32:
+      return over_blocks<KvKind::f32, then>(layout, tasks, n_tasks, first_block, last_block,
+                                            partials, scratch);
+    case KvKind::f16:
+      return over_blocks<KvKind::f16, then>(layout, tasks, n_tasks, first_block, last_block,
+                                            partials, scratch);
+    case KvKind::int8_token:
+      return over_blocks<KvKind::int8_token, then>(layout, tasks, n_tasks, first_block, last_block,
+                                                   partials, scratch);
   }
 }
 
 void attend(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
             std::byte* scratch) {
-  switch (layout.kind) {
-    case KvKind::f32:
-      return attend_kind<KvKind::f32>(layout, tasks, n_tasks, scratch);
-    case KvKind::f16:
-      return attend_kind<KvKind::f16>(layout, tasks, n_tasks, scratch);
-    case KvKind::int8_token:
-      return attend_kind<KvKind::int8_token>(layout, tasks, n_tasks, scratch);
+  std::int64_t first_block = tasks[0].first_visible / kv_block_positions, n_visible = 0;
+  for (std::int64_t i = 0; i < n_tasks; ++i) {
+    const std::int64_t block = tasks[i].first_visible / kv_block_positions;
+    if (block < first_block) first_block = block;
+    if (tasks[i].n_visible > n_visible) n_visible = tasks[i].n_visible;
   }
+  const std::int64_t last_block = (n_visible + kv_block_positions - 1) / kv_block_positions;
+  over_blocks_of_kind<Then::fold>(layout, tasks, n_tasks, first_block, last_block, {}, scratch);
 }
 
-constexpr AttentionKernels attention_kernels{.kv_store = block_store, .attend = attend};
+void attend_blocks(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
+                   std::int64_t first_block, std::int64_t last_block,
+                   const AttentionPartials& partials, std::byte* scratch) {
+  over_blocks_of_kind<Then::keep>(layout, tasks, n_tasks, first_block, last_block, partials,
+                                  scratch);
+}
+
+void fold_partials(const KvLayout& layout, const AttentionTask& task, std::int64_t i,
+                   const AttentionPartials& partials, std::byte* scratch) {
+  const std::int64_t dim = layout.head_dim, padded_dim = layout.padded_dim();
+  TaskState state;
+  TileScratch(scratch, padded_dim).give(0, padded_dim, state);
+  prepare_task<KvKind::f32>(task, dim, padded_dim, state);
+  for (std::int64_t b = partials.first_block; b < partials.first_block + partials.n_blocks; ++b) {
+    const VisibleKeys keys = visible_keys(task, b);
+    if (keys.first >= keys.last) continue;
+    float* partial = partial_at(partials, padded_dim, i, b);
+    state.block_max = partial[0];
+    state.block_l = partial[1];
+    state.block_o = partial + AttentionPartials::o_at;
+    TaskState* const states[]{&state};
+    fold_block<1>(padded_dim, states);
+  }
+  write_out(task, dim, state);
+}
+
+constexpr AttentionKernels attention_kernels{.kv_store = block_store,
+                                             .attend = attend,
+                                             .attend_blocks = attend_blocks,
+                                             .fold_partials = fold_partials};

@@ -137,58 +137,112 @@ float score(const KvLayout& layout, const Query& query, const std::byte* block, 
   return s;
 }
 
-void attend_one(const KvLayout& layout, const AttentionTask& task) {
-  const Query query = prepare(layout, task);
+struct Partial {
+  float m = -infinity, l = 0;
+  std::vector<float> o;
+};
+
+Partial over_block(const KvLayout& layout, const Query& query, const std::byte* block,
+                   VisibleKeys keys) {
   const auto n = static_cast<std::size_t>(layout.head_dim);
-  std::vector<float> o(n, 0.0f), block_o(n);
-  float running_max = -infinity, l = 0;
-  const std::int64_t n_blocks = (task.n_visible + kv_block_positions - 1) / kv_block_positions;
-  for (std::int64_t b = task.first_visible / kv_block_positions; b < n_blocks; ++b) {
-    const VisibleKeys keys = visible_keys(task, b);
-    if (keys.first >= keys.last) continue;
-    const std::byte* block = task.blocks[b];
-    std::array<float, kv_block_positions> s{}, p{};
-    float m = -infinity;
-    for (int j = keys.first; j < keys.last; ++j) {
-      const auto at = static_cast<std::size_t>(j);
-      s[at] = score(layout, query, block, j);
-      m = s[at] > m ? s[at] : m;
-    }
-    std::array<float, reduction_lanes> lanes{};
-    std::fill(block_o.begin(), block_o.end(), 0.0f);
-    for (int j = keys.first; j < keys.last; ++j) {
-      const auto at = static_cast<std::size_t>(j);
-      p[at] = math::exp(s[at] - m);
-      lanes[at % reduction_lanes] += p[at];
-      float factor = p[at];
-      if (layout.kind == KvKind::int8_token) {
-        factor *= half_to_float(number_at<std::uint16_t>(block + layout.v_scales_offset(), j));
-      }
-      for (std::size_t i = 0; i < n; ++i) {
-        const std::int64_t v_at = j * layout.padded_dim() + static_cast<std::int64_t>(i);
-        block_o[i] =
-            math::fma(factor, decoded(layout, block + layout.v_offset(), v_at), block_o[i]);
-      }
-    }
-    for (std::size_t width = reduction_lanes / 2; width > 0; width /= 2) {
-      for (std::size_t j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-    }
-    const float new_max = running_max > m ? running_max : m;
-    const float x = math::exp(running_max - new_max), y = math::exp(m - new_max);
-    l = math::fma(l, x, lanes[0] * y);
-    for (std::size_t i = 0; i < n; ++i) o[i] = math::fma(o[i], x, block_o[i] * y);
-    running_max = new_max;
+  Partial partial{-infinity, 0, std::vector<float>(n, 0.0f)};
+  std::array<float, kv_block_positions> s{};
+  for (int j = keys.first; j < keys.last; ++j) {
+    const auto at = static_cast<std::size_t>(j);
+    s[at] = score(layout, query, block, j);
+    partial.m = s[at] > partial.m ? s[at] : partial.m;
   }
+  std::array<float, reduction_lanes> lanes{};
+  for (int j = keys.first; j < keys.last; ++j) {
+    const auto at = static_cast<std::size_t>(j);
+    const float p = math::exp(s[at] - partial.m);
+    lanes[at % reduction_lanes] += p;
+    float factor = p;
+    if (layout.kind == KvKind::int8_token) {
+      factor *= half_to_float(number_at<std::uint16_t>(block + layout.v_scales_offset(), j));
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::int64_t v_at = j * layout.padded_dim() + static_cast<std::int64_t>(i);
+      const float v = decoded(layout, block + layout.v_offset(), v_at);
+      partial.o[i] = math::fma(factor, v, partial.o[i]);
+    }
+  }
+  for (std::size_t width = reduction_lanes / 2; width > 0; width /= 2) {
+    for (std::size_t j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+  }
+  partial.l = lanes[0];
+  return partial;
+}
+
+void fold(Partial& all, const Partial& block) {
+  const float m = all.m > block.m ? all.m : block.m;
+  const float x = math::exp(all.m - m), y = math::exp(block.m - m);
+  all.l = math::fma(all.l, x, block.l * y);
+  for (std::size_t i = 0; i < all.o.size(); ++i) {
+    all.o[i] = math::fma(all.o[i], x, block.o[i] * y);
+  }
+  all.m = m;
+}
+
+void write_out(const AttentionTask& task, const Partial& all) {
   const bool sees_any = task.n_visible > task.first_visible;
-  for (std::size_t i = 0; i < n; ++i) task.out[i] = sees_any ? o[i] / l : 0.0f;
+  for (std::size_t i = 0; i < all.o.size(); ++i) task.out[i] = sees_any ? all.o[i] / all.l : 0.0f;
+}
+
+std::int64_t n_blocks_of(const AttentionTask& task) {
+  return (task.n_visible + kv_block_positions - 1) / kv_block_positions;
 }
 
 void attend(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks, std::byte*) {
-  for (std::int64_t t = 0; t < n_tasks; ++t) attend_one(layout, tasks[t]);
+  for (const AttentionTask& task : std::span(tasks, static_cast<std::size_t>(n_tasks))) {
+    const Query query = prepare(layout, task);
+    Partial all{-infinity, 0, std::vector<float>(static_cast<std::size_t>(layout.head_dim), 0.0f)};
+    for (std::int64_t b = 0; b < n_blocks_of(task); ++b) {
+      const VisibleKeys keys = visible_keys(task, b);
+      if (keys.first < keys.last) fold(all, over_block(layout, query, task.blocks[b], keys));
+    }
+    write_out(task, all);
+  }
+}
+
+float* partial_at(const KvLayout& layout, const AttentionPartials& partials, std::int64_t i,
+                  std::int64_t block) {
+  const std::int64_t at = i * partials.n_blocks + block - partials.first_block;
+  return partials.numbers + at * AttentionPartials::partial_floats(layout);
+}
+
+void attend_blocks(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
+                   std::int64_t first_block, std::int64_t last_block,
+                   const AttentionPartials& partials, std::byte*) {
+  for (std::int64_t i = 0; i < n_tasks; ++i) {
+    const Query query = prepare(layout, tasks[i]);
+    for (std::int64_t b = first_block; b < last_block; ++b) {
+      const VisibleKeys keys = visible_keys(tasks[i], b);
+      if (keys.first >= keys.last) continue;
+      const Partial partial = over_block(layout, query, tasks[i].blocks[b], keys);
+      float* to = partial_at(layout, partials, i, b);
+      to[0] = partial.m;
+      to[1] = partial.l;
+      std::copy(partial.o.begin(), partial.o.end(), to + AttentionPartials::o_at);
+    }
+  }
+}
+
+void fold_partials(const KvLayout& layout, const AttentionTask& task, std::int64_t i,
+                   const AttentionPartials& partials, std::byte*) {
+  Partial all{-infinity, 0, std::vector<float>(static_cast<std::size_t>(layout.head_dim), 0.0f)};
+  for (std::int64_t b = 0; b < n_blocks_of(task); ++b) {
+    const VisibleKeys keys = visible_keys(task, b);
+    if (keys.first >= keys.last) continue;
+    const float* from = partial_at(layout, partials, i, b);
+    const float* o = from + AttentionPartials::o_at;
+    fold(all, {from[0], from[1], std::vector<float>(o, o + layout.head_dim)});
+  }
+  write_out(task, all);
 }
 
 }  // namespace
 
-const AttentionKernels reference_attention_kernels{kv_store, attend};
+const AttentionKernels reference_attention_kernels{kv_store, attend, attend_blocks, fold_partials};
 
 }  // namespace lowbit
