@@ -73,9 +73,11 @@ struct PanelView {
   FactorPlane scale, zero;
   ZeroKind zero_kind = ZeroKind::none;
   int zero_least = 0, zero_offset = 0;  // integer zeros: bytes at zero_offset of the chunk
-  // group_k == 0: (rows padded to 16) f32; null where there is none. Integer zeros as int32.
+  // group_k == 0: (rows padded to 16); null where there is none. row_zero: the decoded zeros;
+  // row_add: what a real zero adds to a weight; row_zero_code: integer zeros.
   const float* row_scale = nullptr;
   const float* row_zero = nullptr;
+  const float* row_add = nullptr;
   const std::int32_t* row_zero_code = nullptr;
 };
 
