@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -120,11 +121,16 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
   if (std::filesystem::is_directory(path, ignored)) {
     return Error(fmt::format("cannot write '{}': a folder of that name is in the way", path));
   }
+  return create_in(folder_of(path), path);
+}
+
+Result<AtomicFile> AtomicFile::create_in(const std::string& folder, const std::string& path) {
   AtomicFile file;
   file.path_ = path;
-  file.descriptor_ = ::open(folder_of(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, file_mode);
+  file.descriptor_ = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, file_mode);
   if (file.descriptor_ < 0) {
-    file.temporary_ = temporary_name(path);
+    const std::filesystem::path name = std::filesystem::path(path).filename();
+    file.temporary_ = temporary_name((std::filesystem::path(folder) / name).string());
     file.descriptor_ =
         ::open(file.temporary_.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, file_mode);
     if (file.descriptor_ < 0) {
@@ -182,8 +188,9 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
 }
 
 Status AtomicFile::write_at(std::size_t offset, std::span<const std::byte> bytes) {
-  LOWBIT_ASSERT(offset + bytes.size() <= n_written_);
-  return write_all(offset, bytes);
+  Status written = write_all(offset, bytes);
+  if (written) n_written_ = std::max(n_written_, offset + bytes.size());
+  return written;
 }
 
 Status AtomicFile::commit() {

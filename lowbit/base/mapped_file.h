@@ -38,12 +38,15 @@ class MappedFile {
 class AtomicFile {
  public:
   static Result<AtomicFile> create(const std::string& path);
+  /// The same with the temporary in another folder of the same file system, for a path whose own
+  /// folder will only exist at commit_as().
+  static Result<AtomicFile> create_in(const std::string& folder, const std::string& path);
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&& other) noexcept;
   ~AtomicFile();
 
   Status write(std::span<const std::byte> bytes);
-  /// Overwrites earlier bytes (headers whose sizes are known at the end).
+  /// Anywhere: earlier bytes are overwritten, beyond the end the file grows (with zeros between).
   Status write_at(std::size_t offset, std::span<const std::byte> bytes);
   std::size_t n_written() const { return n_written_; }
   /// The file stands under its path; an older file there is replaced.

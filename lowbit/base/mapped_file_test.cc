@@ -99,6 +99,19 @@ TEST_F(Files, AppearsOnlyAtCommit) {
   EXPECT_EQ(n_files(), 1u);
 }
 
+TEST_F(Files, GrowsAndMovesToAnotherFolder) {
+  auto file = AtomicFile::create_in(folder.string(), at("later/out"));
+  ASSERT_TRUE(file) << file.error().message();
+  ASSERT_TRUE(file->write_at(3, bytes_of("cd")));
+  EXPECT_EQ(file->n_written(), 5u);
+  ASSERT_TRUE(file->write_at(0, bytes_of("ab")));
+  EXPECT_EQ(file->n_written(), 5u);
+  fs::create_directory(at("later"));
+  auto done = file->commit_as(at("later/out"));
+  ASSERT_TRUE(done) << done.error().message();
+  EXPECT_EQ(read_text(at("later/out")), std::string("ab\0cd", 5));
+}
+
 TEST_F(Files, WithoutCommitTheOldFileStays) {
   std::ofstream(at("out")) << "old";
   {

@@ -1,7 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/io/checkpoint.h"
 
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "lowbit/base/mapped_file.h"
+#include "lowbit/io/byte_reader.h"
+#include "lowbit/io/gguf_format.h"
+
 namespace lowbit {
+
+Result<std::unique_ptr<Checkpoint>> open_checkpoint(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored) || path.ends_with(".safetensors")) {
+    return open_safetensors(path);
+  }
+  auto file = MappedFile::open(path);
+  if (!file) return std::move(file).error();
+  const bool is_gguf = ByteReader(file->bytes()).text(gguf::magic.size()) == gguf::magic;
+  if (is_gguf || path.ends_with(".gguf")) return open_gguf(path);
+  return Error(
+      fmt::format("{} is no model that lowbit reads: neither a GGUF file nor a safetensors "
+                  "file or folder",
+                  path));
+}
 
 std::int64_t TensorInfo::cols() const {
   return shape.empty() ? 1 : shape.back();

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/io/lowbit_convention.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "lowbit/base/checked.h"
+#include "lowbit/formats/codes.h"
+#include "lowbit/io/byte_reader.h"
+#include "lowbit/io/checkpoint_writer.h"
+
+namespace lowbit::convention {
+namespace {
+
+/// The dtype of codes that are floats of safetensors; empty for all others.
+std::string_view dtype_of(const Code& code) {
+  constexpr std::pair<const Code*, std::string_view> floats[] = {{&codes::named("f32"), "F32"},
+                                                                 {&codes::named("f16"), "F16"},
+                                                                 {&codes::named("bf16"), "BF16"}};
+  for (const auto& [same, dtype] : floats) {
+    if (&code == same) return dtype;
+  }
+  return {};
+}
+
+std::int64_t groups(std::int64_t extent, int group) {
+  return group == 0 ? 1 : (extent + group - 1) / group;
+}
+
+void append_planes(const Scheme& scheme, std::int64_t rows, std::int64_t cols,
+                   const std::string& path, std::vector<PlaneInfo>& out) {
+  PlaneInfo info;
+  info.suffix = path;
+  info.dtype = dtype_of(*scheme.code);
+  info.width = scheme.code->step;
+  info.n_rows = rows;
+  info.n_per_row = cols / scheme.code->dim;
+  const std::int64_t row_bytes = (info.n_per_row * info.width + 7) / 8;
+  info.n_bytes = rows * row_bytes;
+  info.shape = {rows, info.dtype.empty() ? row_bytes : cols};
+  if (info.dtype.empty()) info.dtype = "U8";
+  out.push_back(std::move(info));
+  const std::int64_t group_rows = groups(rows, scheme.group.rows);
+  const std::int64_t group_cols = groups(cols, scheme.group.cols);
+  const std::string parent = path == ".codes" ? "" : path;
+  if (scheme.scale) append_planes(*scheme.scale, group_rows, group_cols, parent + ".scale", out);
+  if (scheme.zero) append_planes(*scheme.zero, group_rows, group_cols, parent + ".zero", out);
+}
+
+template <class Tensor, class Array>
+void append_arrays(Tensor& tensor, std::vector<Array*>& out) {
+  out.push_back(&tensor.codes);
+  if (tensor.scale) append_arrays<Tensor>(*tensor.scale, out);
+  if (tensor.zero) append_arrays<Tensor>(*tensor.zero, out);
+}
+
+Error broken(std::string_view where) {
+  return Error(
+      fmt::format("the description of the lowbit convention is broken at {}; the file is "
+                  "damaged, get it again",
+                  shown(where)));
+}
+
+}  // namespace
+
+std::int64_t rows_of(const std::vector<std::int64_t>& shape) {
+  std::int64_t rows = 1;
+  for (std::size_t d = 0; d + 1 < shape.size(); ++d) rows *= shape[d];
+  return rows;
+}
+std::int64_t cols_of(const std::vector<std::int64_t>& shape) {
+  return shape.empty() ? 1 : shape.back();
+}
+
+std::vector<PlaneInfo> plane_infos(const Scheme& scheme, const std::vector<std::int64_t>& shape) {
+  std::vector<PlaneInfo> infos;
+  const bool plain = is_plain_float(scheme);
+  append_planes(scheme, rows_of(shape), cols_of(shape), plain ? "" : ".codes", infos);
+  if (plain) infos[0].shape = shape;
+  return infos;
+}
+
+std::vector<CodeArray*> planes_of(QuantizedTensor& tensor) {
+  std::vector<CodeArray*> arrays;
+  append_arrays(tensor, arrays);
+  return arrays;
+}
+std::vector<const CodeArray*> planes_of(const QuantizedTensor& tensor) {
+  std::vector<const CodeArray*> arrays;
+  append_arrays(tensor, arrays);
+  return arrays;
+}
+
+Json structure_of(const Scheme& scheme) {
+  Json json{{"code", scheme.code->name}};
+  if (scheme.scale != nullptr || scheme.zero != nullptr) {
+    json["group"] = {scheme.group.rows, scheme.group.cols};
+  }
+  if (scheme.scale != nullptr) json["scale"] = structure_of(*scheme.scale);
+  if (scheme.zero != nullptr) {
+    json["zero"] = structure_of(*scheme.zero);
+    json["zero_unit"] = scheme.zero_unit == ZeroUnit::weight ? "weight" : "code";
+  }
+  return json;
+}
+
+Json description(const std::vector<NamedTensor>& tensors) {
+  Json json{{"quant_method", quant_method},
+            {"version", version},
+            {"schemes", Json::object()},
+            {"tensors", Json::object()}};
+  for (const NamedTensor& tensor : tensors) {
+    if (is_plain_float(tensor.scheme)) continue;
+    const std::string scheme = to_string(tensor.scheme);
+    json["schemes"][scheme] = structure_of(tensor.scheme);
+    json["tensors"][tensor.name] = {{"scheme", scheme}, {"shape", tensor.shape}};
+  }
+  return json;
+}
+
+Result<std::vector<NamedTensor>> read_description(const Json& json) {
+  if (!json.is_object()) return broken("its start");
+  const auto stated = json.find("version");
+  if (stated == json.end() || !stated->is_number_integer()) return broken("version");
+  if (stated->get<std::int64_t>() != version) {
+    return Error(
+        fmt::format("it is in version {} of the lowbit convention, this lowbit reads {}; "
+                    "use the lowbit that wrote it, or a newer one",
+                    stated->get<std::int64_t>(), version));
+  }
+  const auto schemes = json.find("schemes"), listed = json.find("tensors");
+  if (schemes == json.end() || !schemes->is_object()) return broken("schemes");
+  if (listed == json.end() || !listed->is_object()) return broken("tensors");
+  for (const auto& [text, structure] : schemes->items()) {
+    auto scheme = parse_scheme(text);
+    if (!scheme) return std::move(scheme).error();
+    // Order of the keys does not matter: compared as unordered objects.
+    if (nlohmann::json(structure) != nlohmann::json(structure_of(*scheme))) {
+      return Error(
+          fmt::format("the scheme {} has another structure in this file than in this "
+                      "lowbit; use the lowbit that wrote it, or a newer one",
+                      shown(text)));
+    }
+  }
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, entry] : listed->items()) {
+    if (!entry.is_object() || !entry.contains("scheme") || !entry["scheme"].is_string() ||
+        !entry.contains("shape") || !entry["shape"].is_array() || entry["shape"].empty()) {
+      return broken(name);
+    }
+    const auto text = entry["scheme"].get<std::string>();
+    if (!schemes->contains(text)) return broken(name);
+    auto scheme = parse_scheme(text);
+    if (!scheme) return std::move(scheme).error().in(shown(name));
+    NamedTensor tensor{name, {}, *scheme};
+    std::optional<std::int64_t> n_numbers = 1;
+    for (const Json& extent : entry["shape"]) {
+      const std::int64_t value = extent.is_number_integer() ? extent.get<std::int64_t>() : 0;
+      n_numbers = n_numbers && value > 0 ? checked_mul(*n_numbers, value) : std::nullopt;
+      tensor.shape.push_back(value);
+    }
+    // The widest code is 32 bits: what is small in bits is small in bytes of every plane.
+    constexpr std::int64_t max_bits = 32;
+    if (!n_numbers || !checked_mul(*n_numbers, max_bits)) return broken(name);
+    auto fits = fits_lowbit(tensor.scheme, tensor.shape);
+    if (!fits) return std::move(fits).error().in("tensor " + shown(name));
+    tensors.push_back(std::move(tensor));
+  }
+  return tensors;
+}
+
+}  // namespace lowbit::convention
