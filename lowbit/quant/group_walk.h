@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Walks the groups of a matrix: the numbers and weights of one group as spans, gathered into a
+// buffer only where a group covers more than one row.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "lowbit/base/matrix_view.h"
+#include "lowbit/quant/group_fit.h"
+#include "lowbit/quant/rounder.h"
+
+namespace lowbit {
+
+class GroupWalk {
+ public:
+  GroupWalk(MatrixView w, const InputStats& stats, const QuantizedTensor& tensor)
+      : w_(w), stats_(stats), group_rows_(tensor.group_rows()), group_cols_(tensor.group_cols()) {}
+
+  std::int64_t n_rows() const { return (w_.rows + group_rows_ - 1) / group_rows_; }
+  std::int64_t n_cols() const { return (w_.cols + group_cols_ - 1) / group_cols_; }
+
+  /// Numbers of group (row, col); valid until the next call with the same buffers.
+  struct Buffers {
+    std::vector<float> x, weights;
+  };
+  GroupData group(std::int64_t row, std::int64_t col, Buffers& buffers) const {
+    const std::int64_t first = col * group_cols_, n = std::min(group_cols_, w_.cols - first);
+    const std::int64_t first_row = row * group_rows_;
+    const std::int64_t n_rows = std::min(group_rows_, w_.rows - first_row);
+    const auto weights = stats_.mean_square.empty()
+                             ? std::span<const float>()
+                             : stats_.mean_square.subspan(static_cast<std::size_t>(first),
+                                                          static_cast<std::size_t>(n));
+    if (n_rows == 1) {
+      return {{w_.row(first_row) + first, static_cast<std::size_t>(n)}, weights};
+    }
+    buffers.x.clear();
+    buffers.weights.clear();
+    for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
+      buffers.x.insert(buffers.x.end(), w_.row(r) + first, w_.row(r) + first + n);
+      buffers.weights.insert(buffers.weights.end(), weights.begin(), weights.end());
+    }
+    return {buffers.x, buffers.weights};
+  }
+
+ private:
+  MatrixView w_;
+  InputStats stats_;
+  std::int64_t group_rows_, group_cols_;
+};
+
+}  // namespace lowbit

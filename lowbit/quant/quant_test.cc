@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rounders against published errors on a Gaussian source, against exhaustive search, and against
+// what every scheme must keep.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "lowbit/quant/group_fit.h"
+#include "lowbit/quant/rounder.h"
+
+namespace lowbit {
+namespace {
+
+constexpr std::uint32_t seed = 20261121;
+
+std::vector<float> gaussian(std::size_t n, float deviation = 1.0f) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal(0, deviation);
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(engine);
+  return values;
+}
+
+double relative_error(const std::vector<float>& w, const QuantizedTensor& tensor) {
+  double power = 0;
+  for (const float value : w) power += static_cast<double>(value) * static_cast<double>(value);
+  return weighted_error(MatrixView(w.data(), tensor.rows, tensor.cols), {}, tensor) / power;
+}
+
+struct Anchor {
+  const char* method;
+  const char* scheme;
+  double relative_mse;
+};
+
+// Relative squared error on N(0, 1), measured independently over 2^20 samples (absmax) or the best
+// of a fine scale search; half of a per mille of sampling noise at this size.
+class GaussianAnchor : public testing::TestWithParam<Anchor> {};
+
+TEST_P(GaussianAnchor, MatchesThePublishedError) {
+  const Anchor anchor = GetParam();
+  ThreadPool pool(2);
+  constexpr std::int64_t rows = 96, cols = 1024;
+  const std::vector<float> w = gaussian(rows * cols);
+  const auto tensor =
+      (*rounder_named(anchor.method))
+          ->round(MatrixView(w.data(), rows, cols), {}, *parse_scheme(anchor.scheme), pool);
+  ASSERT_TRUE(tensor) << tensor.error().message();
+  const double error = relative_error(w, *tensor);
+  const bool is_absmax = std::string_view(anchor.method) == "rtn-absmax";
+  EXPECT_LE(error, anchor.relative_mse * 1.02) << anchor.method << ":" << anchor.scheme;
+  if (is_absmax) {
+    EXPECT_GE(error, anchor.relative_mse * 0.98) << anchor.method << ":" << anchor.scheme;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Anchors, GaussianAnchor,
+    testing::Values(
+        Anchor{"rtn-absmax", "int8.g128", 4.2e-5}, Anchor{"rtn-absmax", "int6.g128", 7.0e-4},
+        Anchor{"rtn-absmax", "int5.g128", 0.00300}, Anchor{"rtn-absmax", "int4.g128", 0.01374},
+        Anchor{"rtn-absmax", "int3.g128", 0.0749}, Anchor{"rtn-absmax", "int2.g128", 0.588},
+        Anchor{"rtn-absmax", "mxfp8", 8.6e-4}, Anchor{"rtn-absmax", "mxfp6_e2m3", 8.0e-4},
+        Anchor{"rtn-absmax", "mxfp6_e3m2", 2.9e-3}, Anchor{"rtn-absmax", "mxfp4", 0.01320},
+        Anchor{"rtn-absmax", "nvfp4", 0.00906}, Anchor{"rtn-absmax", "nf4.g64", 0.00847},
+        Anchor{"rtn-absmax", "tq2_0", 0.262}, Anchor{"rtn", "int6.g128", 6.2e-4},
+        Anchor{"rtn", "int5.g128", 0.00244}, Anchor{"rtn", "int4.g128", 0.00931},
+        Anchor{"rtn", "int4.g32", 0.00654}, Anchor{"rtn", "int3.g128", 0.0345},
+        Anchor{"rtn", "int3.g32", 0.0263}, Anchor{"rtn", "int2.g128", 0.132},
+        Anchor{"rtn", "int2.g32", 0.110}, Anchor{"rtn", "uint4.g128.asym", 0.01010},
+        Anchor{"rtn", "uint4.g64.asym", 0.00829}, Anchor{"rtn", "uint4.g32.asym", 0.00652},
+        Anchor{"rtn", "uint3.g128.asym", 0.0464}, Anchor{"rtn", "uint3.g32.asym", 0.0300},
+        Anchor{"rtn", "iq4_nl", 0.00538}, Anchor{"rtn", "mxfp4", 0.01243},
+        Anchor{"rtn", "nvfp4", 0.00661}, Anchor{"rtn", "tq2_0", 0.189},
+        Anchor{"rtn", "stq1_0", 0.283}, Anchor{"rtn", "q1_0", 0.362}));
+
+TEST(Rounders, EverySchemeWithAnEncoderIsNoWorseSearchedThanAbsmax) {
+  ThreadPool pool(2);
+  constexpr std::int64_t rows = 8, cols = 512;
+  const std::vector<float> w = gaussian(rows * cols, 0.02f);
+  std::vector<float> importance(cols);
+  for (std::size_t i = 0; i < importance.size(); ++i)
+    importance[i] = 0.1f + static_cast<float>(i % 7);
+  const MatrixView view(w.data(), rows, cols);
+  const InputStats stats{importance};
+  int n_checked = 0;
+  for (const Scheme& scheme : named_schemes()) {
+    if (is_plain_float(scheme) || scheme.code->signs != 0 || scheme.code->dim == 8) continue;
+    const auto searched = round_to_nearest(view, stats, scheme, pool);
+    const auto absmax = round_absmax(view, stats, scheme, pool);
+    ASSERT_TRUE(searched) << to_string(scheme) << ": " << searched.error().message();
+    ASSERT_TRUE(absmax) << to_string(scheme) << ": " << absmax.error().message();
+    EXPECT_TRUE(has_finite_scales(*searched)) << to_string(scheme);
+    // A whisker for the float rounding of the sums by which candidates are compared.
+    EXPECT_LE(weighted_error(view, stats, *searched), 1.001 * weighted_error(view, stats, *absmax))
+        << to_string(scheme);
+    EXPECT_LT(relative_error(w, *searched), 1.0) << to_string(scheme);
+    ++n_checked;
+  }
+  EXPECT_GT(n_checked, 30);
+}
+
+TEST(Rounders, ZerosStayZero) {
+  ThreadPool pool(1);
+  constexpr std::int64_t rows = 2, cols = 256;
+  std::vector<float> w(rows * cols, 0.0f);
+  for (const Scheme& scheme : named_schemes()) {
+    if (scheme.code->signs != 0 || scheme.code->dim == 8) continue;
+    for (const Rounder& rounder : rounder_list()) {
+      const auto tensor = rounder.round(MatrixView(w.data(), rows, cols), {}, scheme, pool);
+      ASSERT_TRUE(tensor) << to_string(scheme);
+      for (const float value : decode(*tensor))
+        ASSERT_EQ(value, 0.0f) << rounder.name << ":" << to_string(scheme);
+    }
+  }
+}
+
+TEST(Rounders, NumbersOnTheGridComeBack) {
+  ThreadPool pool(1);
+  constexpr std::int64_t rows = 4, cols = 256;
+  for (const char* name :
+       {"q4_0", "q8_0", "q4_1", "mxfp4", "iq4_nl", "int3.g64", "nf4.g64", "e4m3.channel"}) {
+    const Scheme scheme = *parse_scheme(name);
+    const std::vector<float> w = gaussian(rows * cols);
+    const auto first = round_to_nearest(MatrixView(w.data(), rows, cols), {}, scheme, pool);
+    ASSERT_TRUE(first);
+    const std::vector<float> on_grid = decode(*first);
+    const auto second = round_to_nearest(MatrixView(on_grid.data(), rows, cols), {}, scheme, pool);
+    ASSERT_TRUE(second);
+    EXPECT_LT(relative_error(on_grid, *second), 1e-6) << name;
+  }
+}
+
+TEST(Rounders, ShortLastGroups) {
+  ThreadPool pool(1);
+  constexpr std::int64_t rows = 3, cols = 100;
+  const std::vector<float> w = gaussian(rows * cols);
+  for (const char* name : {"int4.g64", "int8.g128.asym", "nf4.g64", "int2.g32", "e4m3.g128"}) {
+    const auto tensor =
+        round_to_nearest(MatrixView(w.data(), rows, cols), {}, *parse_scheme(name), pool);
+    ASSERT_TRUE(tensor) << name;
+    EXPECT_LT(relative_error(w, *tensor), 0.2) << name;
+  }
+}
+
+TEST(Rounders, RefuseWhatTheyCannotDo) {
+  ThreadPool pool(1);
+  std::vector<float> w(256, 1.0f);
+  w[7] = std::nanf("");
+  const auto damaged =
+      round_to_nearest(MatrixView(w.data(), 1, 256), {}, *parse_scheme("q4_0"), pool);
+  ASSERT_FALSE(damaged);
+  EXPECT_NE(damaged.error().message().find("not finite"), std::string::npos);
+  w[7] = 1;
+  EXPECT_FALSE(round_to_nearest(MatrixView(w.data(), 1, 256), {}, *parse_scheme("iq2_xxs"), pool));
+  EXPECT_FALSE(rounder_named("gptqq"));
+}
+
+TEST(GroupFit, FindsTheBestScaleOfAFineScan) {
+  const Code& int3 = *parse_scheme("int3.g32")->code;
+  const Levels levels(int3);
+  const StoredNumber scale(*parse_scheme("f32")->code);
+  const std::vector<float> x = gaussian(32);
+  std::vector<float> weights(32);
+  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = 1.0f + static_cast<float>(i % 3);
+  const GroupData group{x, weights};
+  double best = 1e30;
+  for (float s = -2.0f; s < 2.0f; s += 0.001f)
+    best = std::min(best, group_error(group, levels, s, 0, 0));
+  EXPECT_LE(fit_scale(group, levels, scale).error, best * 1.01);
+}
+
+}  // namespace
+}  // namespace lowbit

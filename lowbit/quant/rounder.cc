@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/quant/rounder.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+
+namespace lowbit {
+namespace {
+
+constexpr std::array rounders{
+    Rounder{"rtn", Needs::weights, round_to_nearest},
+    Rounder{"rtn-absmax", Needs::weights, round_absmax},
+};
+
+}  // namespace
+
+std::span<const Rounder> rounder_list() {
+  return rounders;
+}
+
+Result<const Rounder*> rounder_named(std::string_view name) {
+  std::string known;
+  for (const Rounder& rounder : rounders) {
+    if (rounder.name == name) return &rounder;
+    known += (known.empty() ? "" : ", ") + std::string(rounder.name);
+  }
+  return Error(fmt::format("unknown method \"{}\"; known are {}", name, known));
+}
+
+double weighted_error(MatrixView w, const InputStats& stats, const QuantizedTensor& tensor) {
+  double error = 0;
+  std::vector<float> row(static_cast<std::size_t>(w.cols));
+  for (std::int64_t r = 0; r < w.rows; ++r) {
+    decode_rows(tensor, r, 1, row);
+    for (std::int64_t c = 0; c < w.cols; ++c) {
+      const auto at = static_cast<std::size_t>(c);
+      const double difference = static_cast<double>(w.row(r)[c]) - static_cast<double>(row[at]);
+      const double weight =
+          stats.mean_square.empty() ? 1 : static_cast<double>(stats.mean_square[at]);
+      error += weight * difference * difference;
+    }
+  }
+  return error;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// A rounder turns one matrix W (out, in) into a quantized tensor of a scheme. It knows what
+// calibration says about the inputs of that matrix, and neither models nor files. Which codes are
+// stored is the rounder's choice; what they mean is the scheme's alone.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "lowbit/base/matrix_view.h"
+#include "lowbit/base/result.h"
+#include "lowbit/base/thread_pool.h"
+#include "lowbit/formats/quantized_tensor.h"
+
+namespace lowbit {
+
+/// What a rounder must be told about the inputs of the matrix.
+enum class Needs : std::uint8_t { weights, activations, hessian };
+
+/// What calibration knows about the inputs x of a matrix; empty where there was no calibration.
+struct InputStats {
+  std::span<const float> mean_square;  // (in): E[x_j^2], the weight of column j's squared error
+};
+
+struct Rounder {
+  std::string_view name;
+  Needs needs;
+  /// w: (rows, cols) row-major f32. Errors: numbers that are not finite, a scheme without an
+  /// encoder.
+  Result<QuantizedTensor> (*round)(MatrixView w, const InputStats& stats, const Scheme& scheme,
+                                   ThreadPool& pool);
+};
+
+/// THE list of rounders: rtn, rtn-absmax.
+std::span<const Rounder> rounder_list();
+/// Error: the name is not in the list; the sentence says which are.
+Result<const Rounder*> rounder_named(std::string_view name);
+
+/// Scales that minimise the weighted squared error, searched and refitted; the default.
+Result<QuantizedTensor> round_to_nearest(MatrixView w, const InputStats& stats,
+                                         const Scheme& scheme, ThreadPool& pool);
+/// Scales that make the largest number of a group fit, as most quantizers do.
+Result<QuantizedTensor> round_absmax(MatrixView w, const InputStats& stats, const Scheme& scheme,
+                                     ThreadPool& pool);
+
+/// sum_j E[x_j^2] (w - decode)^2 over all rows; E[x_j^2] = 1 without stats.
+double weighted_error(MatrixView w, const InputStats& stats, const QuantizedTensor& tensor);
+
+}  // namespace lowbit
