@@ -65,7 +65,10 @@ void Bpe::encode_short(std::string_view piece, std::vector<TokenId>& ids) const 
   std::array<TokenId, max_short_bytes> symbols;
   std::array<Slot, max_short_bytes> merges;  // merges[i] joins symbols i and i + 1
   std::size_t n_symbols = 0;
-  for (const char c : piece) symbols[n_symbols++] = byte_tokens_[static_cast<std::uint8_t>(c)];
+  for (const char c : piece) {
+    const TokenId id = byte_tokens_[static_cast<std::uint8_t>(c)];
+    if (id != no_token) symbols[n_symbols++] = id;
+  }
   for (std::size_t i = 0; i + 1 < n_symbols; ++i) merges[i] = find(symbols[i], symbols[i + 1]);
 
   while (n_symbols > 1) {
@@ -83,21 +86,23 @@ void Bpe::encode_short(std::string_view piece, std::vector<TokenId>& ids) const 
     if (best > 0) merges[best - 1] = find(symbols[best - 1], symbols[best]);
     if (best + 1 < n_symbols) merges[best] = find(symbols[best], symbols[best + 1]);
   }
-  for (std::size_t i = 0; i < n_symbols; ++i) {
-    if (symbols[i] != no_token) ids.push_back(symbols[i]);
-  }
+  ids.insert(ids.end(), symbols.begin(), symbols.begin() + static_cast<std::ptrdiff_t>(n_symbols));
 }
 
 void Bpe::encode_long(std::string_view piece, std::vector<TokenId>& ids, Scratch& scratch) const {
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
-  const auto n_symbols = static_cast<std::uint32_t>(piece.size());
-  symbols.resize(n_symbols);
+  symbols.clear();
   heap.clear();
-  for (std::uint32_t i = 0; i < n_symbols; ++i) {
-    symbols[i] = {byte_tokens_[static_cast<std::uint8_t>(piece[i])], i == 0 ? no_symbol : i - 1,
-                  i + 1 == n_symbols ? no_symbol : i + 1};
+  for (const char c : piece) {
+    const TokenId id = byte_tokens_[static_cast<std::uint8_t>(c)];
+    const auto i = static_cast<std::uint32_t>(symbols.size());
+    if (id != no_token) symbols.push_back({id, i - 1, i + 1});
   }
+  if (symbols.empty()) return;
+  const auto n_symbols = static_cast<std::uint32_t>(symbols.size());
+  symbols.front().previous = no_symbol;
+  symbols.back().next = no_symbol;
 
   const auto later = [](const Scratch::Candidate& a, const Scratch::Candidate& b) {
     return a.order > b.order;

@@ -37,8 +37,8 @@ class Bpe {
     std::vector<Candidate> heap;
   };
 
-  /// byte_tokens: the token of each byte, or no_token. Such a byte never merges and is left out, as
-  /// the reference tokenizers do. Of two merges of one pair the first counts.
+  /// byte_tokens: the token of each byte, or no_token. Such a byte is left out before merging, as
+  /// Hugging Face tokenizers do. Of two merges of one pair the first counts.
   static Bpe create(const std::array<TokenId, n_byte_values>& byte_tokens,
                     std::span<const Merge> merges);
 

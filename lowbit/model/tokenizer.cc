@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <unordered_map>
 
 #include "lowbit/model/byte_alphabet.h"
 #include "lowbit/model/utf8.h"
@@ -19,10 +20,6 @@ constexpr std::size_t max_piece_bytes = std::size_t{1} << 30;
 bool is_added(TokenKind kind) {
   return kind == TokenKind::control || kind == TokenKind::user_defined ||
          kind == TokenKind::unknown;
-}
-
-bool is_mergeable(TokenKind kind) {
-  return kind == TokenKind::normal || kind == TokenKind::byte;
 }
 
 bool is_ascii(std::string_view text) {
@@ -49,6 +46,12 @@ void append_nfc(std::string_view text, std::string& to) {
     to += text.substr(0, n_invalid);
     text.remove_prefix(n_invalid);
   }
+}
+
+std::string nfc_of(std::string_view text) {
+  std::string normalized;
+  append_nfc(text, normalized);
+  return normalized;
 }
 
 std::vector<TrustedRange> clip(std::span<const TrustedRange> ranges, std::size_t begin,
@@ -124,6 +127,71 @@ Result<Pretokenizer> make_pretokenizer(const TokenizerData& data) {
   return Pretokenizer::create(steps);
 }
 
+// Indexes what merging may reach: normal tokens written in the byte alphabet (others stand for
+// their own characters), and added tokens that are plain words.
+Vocabulary make_vocabulary(const TokenizerData& data) {
+  std::size_t n_bytes = 0;
+  for (const std::string& token : data.tokens) n_bytes += token.size();
+  Vocabulary vocabulary(data.tokens.size(), n_bytes);
+  std::string bytes;
+  for (std::size_t i = 0; i < data.tokens.size(); ++i) {
+    const std::string& token = data.tokens[i];
+    const TokenKind kind = data.kinds[i];
+    bytes.clear();
+    bool is_reachable = false;
+    if (kind == TokenKind::normal || kind == TokenKind::byte) {
+      is_reachable = append_as_bytes(token, bytes);
+    } else if (kind == TokenKind::user_defined && !is_markup(token)) {
+      is_reachable = append_as_bytes(token, bytes) && bytes == token;
+    }
+    vocabulary.add(is_reachable ? bytes : token);
+    if (is_reachable && !bytes.empty()) vocabulary.index(static_cast<TokenId>(i));
+  }
+  return vocabulary;
+}
+
+Bpe make_bpe(const TokenizerData& data, const Vocabulary& vocabulary) {
+  std::array<TokenId, n_byte_values> byte_tokens;
+  for (std::size_t byte = 0; byte < n_byte_values; ++byte) {
+    const char text = static_cast<char>(byte);
+    byte_tokens[byte] = vocabulary.find({&text, 1}).value_or(data.unknown.value_or(no_token));
+  }
+  std::vector<Bpe::Merge> merges;
+  merges.reserve(data.merges.size());
+  std::string joined;
+  for (const auto& [left, right] : data.merges) {
+    joined.clear();
+    if (!append_as_bytes(left, joined)) continue;
+    const std::size_t n_left = joined.size();
+    if (!append_as_bytes(right, joined)) continue;
+    const std::string_view both = joined;
+    const auto left_id = vocabulary.find(both.substr(0, n_left));
+    const auto right_id = vocabulary.find(both.substr(n_left));
+    const auto result = vocabulary.find(both);
+    if (left_id && right_id && result) merges.push_back({*left_id, *right_id, *result});
+  }
+  return Bpe::create(byte_tokens, merges);
+}
+
+// The added tokens that are looked for in the normalized text, or those for the raw one.
+AddedTokens added_tokens(const TokenizerData& data, bool normalized) {
+  std::unordered_map<TokenId, const AddedToken*> given;
+  for (const AddedToken& token : data.added) given.emplace(token.id, &token);
+  std::vector<AddedToken> added;
+  for (std::size_t i = 0; i < data.tokens.size(); ++i) {
+    if (!is_added(data.kinds[i])) continue;
+    AddedToken token;
+    token.id = static_cast<TokenId>(i);
+    if (const auto flags = given.find(token.id); flags != given.end()) token = *flags->second;
+    if (token.normalized != normalized) continue;
+    token.content = data.tokens[i];
+    token.markup = data.kinds[i] != TokenKind::user_defined || is_markup(token.content);
+    if (normalized && data.nfc) token.content = nfc_of(token.content);
+    added.push_back(std::move(token));
+  }
+  return AddedTokens(std::move(added));
+}
+
 }  // namespace
 
 struct Tokenizer::Work {
@@ -134,107 +202,31 @@ struct Tokenizer::Work {
 };
 
 Result<Tokenizer> Tokenizer::create(TokenizerData data) {
+  data.kinds.resize(data.kinds.empty() ? data.tokens.size() : data.kinds.size(), TokenKind::normal);
   if (auto checked = check(data); !checked) return std::move(checked).error().in("tokenizer");
   auto pretokenizer = make_pretokenizer(data);
   if (!pretokenizer) return std::move(pretokenizer).error().in("tokenizer");
   return Tokenizer(data, *std::move(pretokenizer));
 }
 
-Tokenizer::Tokenizer(TokenizerData& data, Pretokenizer pretokenizer)
-    : kinds_(std::move(data.kinds)),
+Tokenizer::Tokenizer(const TokenizerData& data, Pretokenizer pretokenizer)
+    : kinds_(data.kinds),
+      vocabulary_(make_vocabulary(data)),
+      bpe_(make_bpe(data, vocabulary_)),
       pretokenizer_(std::move(pretokenizer)),
-      end_ids_(std::move(data.end_ids)),
+      raw_added_(added_tokens(data, /*normalized=*/false)),
+      normalized_added_(added_tokens(data, /*normalized=*/true)),
+      end_ids_(data.end_ids),
       bos_(data.bos),
       eos_(data.eos),
       pad_(data.pad),
       add_bos_(data.add_bos),
       ignore_merges_(data.ignore_merges),
       nfc_(data.nfc) {
-  const std::size_t n_tokens = data.tokens.size();
-  kinds_.resize(n_tokens, TokenKind::normal);
   pieces_are_letters_ =
       data.pre.empty() && std::any_of(data.steps.begin(), data.steps.end(), [](const auto& step) {
         return step.kind == PretokenizerStep::Kind::byte_alphabet;
       });
-
-  // What merging may reach: normal tokens written in the byte alphabet (others stand for their own
-  // characters), and added tokens that are plain words.
-  std::string bytes;
-  std::vector<bool> is_reachable(n_tokens);
-  starts_.reserve(n_tokens + 1);
-  for (std::size_t i = 0; i < n_tokens; ++i) {
-    const std::string_view text = data.tokens[i];
-    const std::size_t start = bytes.size();
-    starts_.push_back(start);
-    if (is_mergeable(kinds_[i])) {
-      is_reachable[i] = append_as_bytes(text, bytes);
-    } else if (kinds_[i] == TokenKind::user_defined && !is_markup(text)) {
-      is_reachable[i] = append_as_bytes(text, bytes) && bytes.compare(start, text.npos, text) == 0;
-    }
-    if (!is_reachable[i]) bytes.replace(start, bytes.npos, text);
-  }
-  starts_.push_back(bytes.size());
-  bytes_.assign(bytes.begin(), bytes.end());
-
-  std::array<TokenId, n_byte_values> byte_tokens;
-  byte_tokens.fill(data.unknown.value_or(no_token));
-  normal_ids_.reserve(n_tokens);
-  std::vector<AddedToken> added;
-  for (std::size_t i = 0; i < n_tokens; ++i) {
-    const auto id = static_cast<TokenId>(i);
-    const std::string_view text = piece(id);
-    if (text.empty()) continue;
-    if (is_added(kinds_[i])) {
-      added.push_back({.id = id,
-                       .content = std::string(text),
-                       .markup = kinds_[i] != TokenKind::user_defined || is_markup(text)});
-    }
-    if (is_reachable[i]) {
-      const bool is_first = normal_ids_.emplace(text, id).second;
-      if (is_first && text.size() == 1) byte_tokens[static_cast<std::uint8_t>(text[0])] = id;
-    }
-  }
-
-  std::unordered_map<TokenId, const AddedToken*> flags;
-  for (const AddedToken& token : data.added) flags.emplace(token.id, &token);
-  std::vector<AddedToken> raw, normalized;
-  for (AddedToken& token : added) {
-    if (const auto given = flags.find(token.id); given != flags.end()) {
-      token.lstrip = given->second->lstrip;
-      token.rstrip = given->second->rstrip;
-      token.single_word = given->second->single_word;
-      token.normalized = given->second->normalized;
-    }
-    if (token.normalized && nfc_) {
-      std::string composed;
-      append_nfc(token.content, composed);
-      token.content = std::move(composed);
-    }
-    (token.normalized ? normalized : raw).push_back(std::move(token));
-  }
-  raw_added_ = AddedTokens(std::move(raw));
-  normalized_added_ = AddedTokens(std::move(normalized));
-
-  std::vector<Bpe::Merge> merges;
-  merges.reserve(data.merges.size());
-  std::string joined;
-  for (const auto& [left, right] : data.merges) {
-    joined.clear();
-    if (!append_as_bytes(left, joined)) continue;
-    const std::size_t n_left = joined.size();
-    if (!append_as_bytes(right, joined)) continue;
-    const std::string_view both = joined;
-    const auto left_id = normal_ids_.find(both.substr(0, n_left));
-    const auto right_id = normal_ids_.find(both.substr(n_left));
-    const auto result = normal_ids_.find(both);
-    if (left_id == normal_ids_.end() || right_id == normal_ids_.end() ||
-        result == normal_ids_.end()) {
-      continue;
-    }
-    merges.push_back({left_id->second, right_id->second, result->second});
-  }
-  bpe_ = Bpe::create(byte_tokens, merges);
-
   if (eos_) end_ids_.push_back(*eos_);
   std::sort(end_ids_.begin(), end_ids_.end());
   end_ids_.erase(std::unique(end_ids_.begin(), end_ids_.end()), end_ids_.end());
@@ -327,20 +319,14 @@ void Tokenizer::encode_plain(std::string_view text, Work& work) const {
 
 void Tokenizer::encode_piece(std::string_view piece, Work& work) const {
   if (ignore_merges_) {
-    if (const auto whole = normal_ids_.find(piece); whole != normal_ids_.end()) {
-      work.ids.push_back(whole->second);
+    if (const auto whole = vocabulary_.find(piece)) {
+      work.ids.push_back(*whole);
       return;
     }
   }
   for (std::size_t begin = 0; begin < piece.size(); begin += max_piece_bytes) {
     bpe_.encode(piece.substr(begin, max_piece_bytes), work.ids, work.bpe);
   }
-}
-
-std::string_view Tokenizer::piece(TokenId id) const {
-  if (!is_valid(id)) return {};
-  const auto i = static_cast<std::size_t>(id);
-  return {bytes_.data() + starts_[i], starts_[i + 1] - starts_[i]};
 }
 
 std::string Tokenizer::decode_bytes(std::span<const TokenId> ids, bool skip_special) const {
@@ -357,7 +343,7 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) c
 }
 
 bool Tokenizer::is_special(TokenId id) const {
-  if (!is_valid(id)) return false;
+  if (id < 0 || id >= n_vocab()) return false;
   const TokenKind kind = kinds_[static_cast<std::size_t>(id)];
   return kind == TokenKind::control || kind == TokenKind::unknown;
 }
@@ -370,8 +356,7 @@ std::optional<TokenId> Tokenizer::id_of(std::string_view token) const {
   for (const AddedTokens* added : {&raw_added_, &normalized_added_}) {
     if (const AddedToken* found = added->find(token)) return found->id;
   }
-  if (const auto found = normal_ids_.find(token); found != normal_ids_.end()) return found->second;
-  return std::nullopt;
+  return vocabulary_.find(token);
 }
 
 std::string StreamDecoder::push(TokenId id) {

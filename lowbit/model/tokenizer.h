@@ -11,7 +11,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -20,6 +19,7 @@
 #include "lowbit/model/bpe.h"
 #include "lowbit/model/marked_text.h"
 #include "lowbit/model/pretokenizer.h"
+#include "lowbit/model/vocabulary.h"
 
 namespace lowbit {
 
@@ -60,7 +60,7 @@ class Tokenizer {
   std::vector<TokenId> encode(const MarkedText& text, bool add_bos) const;
 
   /// The bytes of one token, perhaps part of a character; empty for an id outside the vocabulary.
-  std::string_view piece(TokenId id) const;
+  std::string_view piece(TokenId id) const { return vocabulary_.bytes(id); }
   std::string decode_bytes(std::span<const TokenId> ids, bool skip_special = true) const;
   /// The same as valid UTF-8: bytes that are no character become U+FFFD.
   std::string decode(std::span<const TokenId> ids, bool skip_special = true) const;
@@ -79,19 +79,15 @@ class Tokenizer {
 
  private:
   struct Work;
-  Tokenizer(TokenizerData& data, Pretokenizer pretokenizer);
-  bool is_valid(TokenId id) const { return id >= 0 && id < n_vocab(); }
+  Tokenizer(const TokenizerData& data, Pretokenizer pretokenizer);
   void encode_text(std::string_view text, std::span<const TrustedRange> trusted, Work& work) const;
   void encode_normalized(std::string_view text, std::vector<TrustedRange> trusted,
                          Work& work) const;
   void encode_plain(std::string_view text, Work& work) const;
   void encode_piece(std::string_view piece, Work& work) const;
 
-  // Bytes of every token, one behind the other: token i is [starts_[i], starts_[i + 1]).
-  std::vector<char> bytes_;  // not a std::string: the views below must survive a move
-  std::vector<std::size_t> starts_;
   std::vector<TokenKind> kinds_;
-  std::unordered_map<std::string_view, TokenId> normal_ids_;  // by bytes; views into bytes_
+  Vocabulary vocabulary_;
   Bpe bpe_;
   Pretokenizer pretokenizer_;
   bool pieces_are_letters_ = false;  // the pre-tokenizer ends in the byte alphabet
