@@ -186,6 +186,15 @@ TEST(Code, TiesGoToTheEvenCode) {
   EXPECT_EQ(nearest("ternary", -0.5f), -1);
 }
 
+TEST(Code, ScalesOfNvfp4RoundAsE4m3) {
+  const Code& e4m3 = codes::named("e4m3");
+  for (const float x : critical_numbers(e4m3)) {
+    if (x > 0) {
+      EXPECT_EQ(nearest_code(codes::named("ue4m3"), x), nearest_code(e4m3, x)) << x;
+    }
+  }
+}
+
 TEST(Code, SaturatesAtTheLargestFiniteValue) {
   const auto nearest = [](std::string_view name, float x) {
     float value = 0;

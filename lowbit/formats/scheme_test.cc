@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
 #include <set>
 
 #include "lowbit/formats/codes.h"
@@ -88,6 +89,36 @@ TEST(Scheme, GrammarRoundTrips) {
     EXPECT_EQ(to_string(parsed(text)), text);
     EXPECT_EQ(parsed(to_string(parsed(text))), parsed(text));
   }
+}
+
+TEST(Scheme, AnyTextIsASchemeThatPrintsOrAnError) {
+  constexpr std::string_view words[] = {"int4",   "uint3",   "nf4",  "e2m1",   "f16",   "q4_k",
+                                        "iq2_xs", "ternary", "g32",  "g16",    "g0",    "block",
+                                        "block8", "asym",    "zero", "offset", "bf16",  "f32",
+                                        "e8m0",   "",        "x",    "token",  "tensor"};
+  std::mt19937 random(22);
+  int n_parsed = 0;
+  for (int trial = 0; trial < 20000; ++trial) {
+    std::string text(words[random() % std::size(words)]);
+    while (random() % 4 != 0) {
+      text += '.';
+      text += words[random() % std::size(words)];
+    }
+    if (random() % 8 == 0 && !text.empty()) {
+      text[random() % text.size()] = static_cast<char>(random());
+    }
+    const Result<Scheme> scheme = parse_scheme(text);
+    if (!scheme) {
+      EXPECT_FALSE(scheme.error().message().empty());
+      continue;
+    }
+    ++n_parsed;
+    const std::string printed = to_string(*scheme);
+    const Result<Scheme> again = parse_scheme(printed);
+    ASSERT_TRUE(again.has_value()) << text << " -> " << printed;
+    EXPECT_EQ(*again, *scheme) << text << " -> " << printed;
+  }
+  EXPECT_GT(n_parsed, 1000);
 }
 
 TEST(Scheme, AsymIsAnIntegerZeroOfTheSameCode) {
