@@ -29,10 +29,13 @@ namespace {
 
 #include "lowbit/kernels/attention_body.h"
 
+#include "lowbit/kernels/roof_body.h"
+
 constexpr KernelTable table{.isa = Isa::avx512_vnni,
                             .matmul = matmul_kernels,
                             .vector = vector_kernels,
-                            .attention = attention_kernels};
+                            .attention = attention_kernels,
+                            .roof = roof_kernels};
 
 }  // namespace
 }  // namespace lowbit

@@ -10,6 +10,7 @@
 #include "lowbit/base/result.h"
 #include "lowbit/kernels/attention.h"
 #include "lowbit/kernels/matmul_kernels.h"
+#include "lowbit/kernels/roof_kernels.h"
 #include "lowbit/kernels/vector_ops.h"
 
 namespace lowbit {
@@ -19,6 +20,7 @@ struct KernelTable {
   MatmulKernels matmul;
   VectorKernels vector;
   AttentionKernels attention;
+  RoofKernels roof;
 };
 
 /// Null when the set is not compiled into this build or this CPU does not have it.

@@ -23,10 +23,13 @@ namespace {
 
 #include "lowbit/kernels/attention_body.h"
 
+#include "lowbit/kernels/roof_body.h"
+
 constexpr KernelTable table{.isa = Isa::scalar,
                             .matmul = matmul_kernels,
                             .vector = vector_kernels,
-                            .attention = attention_kernels};
+                            .attention = attention_kernels,
+                            .roof = roof_kernels};
 
 }  // namespace
 }  // namespace lowbit
