@@ -8,6 +8,7 @@
 
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef int i32x16 __attribute__((vector_size(64)));
+typedef unsigned u32x16 __attribute__((vector_size(64)));  // int32 arithmetic wraps
 typedef unsigned char u8x64 __attribute__((vector_size(64)));
 struct Mask16 {
   __mmask16 bits;
@@ -83,13 +84,13 @@ LOWBIT_PRIMITIVE f32x16 sqrt(f32x16 a) {
 }
 
 LOWBIT_PRIMITIVE i32x16 add(i32x16 a, i32x16 b) {
-  return a + b;
+  return (i32x16)((u32x16)a + (u32x16)b);
 }
 LOWBIT_PRIMITIVE i32x16 sub(i32x16 a, i32x16 b) {
-  return a - b;
+  return (i32x16)((u32x16)a - (u32x16)b);
 }
 LOWBIT_PRIMITIVE i32x16 mul(i32x16 a, i32x16 b) {
-  return a * b;
+  return (i32x16)((u32x16)a * (u32x16)b);
 }
 LOWBIT_PRIMITIVE i32x16 bit_and(i32x16 a, i32x16 b) {
   return a & b;
