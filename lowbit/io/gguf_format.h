@@ -13,6 +13,9 @@
 #include <string>
 #include <string_view>
 
+#include "lowbit/base/result.h"
+#include "lowbit/io/metadata.h"
+
 namespace lowbit::gguf {
 
 inline constexpr std::string_view magic = "GGUF";
@@ -22,6 +25,9 @@ inline constexpr std::uint64_t default_alignment = 32, max_alignment = 1 << 20;
 inline constexpr std::string_view alignment_key = "general.alignment";
 inline constexpr std::string_view split_number_key = "split.no", split_count_key = "split.count",
                                   split_tensors_key = "split.tensors.count";
+
+/// The stated alignment or the default; an error unless it is a power of two up to max_alignment.
+Result<std::uint64_t> alignment_of(const Metadata& metadata);
 
 inline constexpr std::uint32_t type_f32 = 0, type_nvfp4 = 40, type_stq1_0 = 42;
 

@@ -289,18 +289,6 @@ Status check_version(std::uint32_t found) {
                   found, gguf::oldest_version, gguf::version));
 }
 
-Result<std::uint64_t> alignment_of(const Metadata& metadata) {
-  if (!metadata.contains(gguf::alignment_key)) return gguf::default_alignment;
-  auto alignment = metadata.integer(gguf::alignment_key);
-  if (!alignment) return std::move(alignment).error();
-  const auto value = static_cast<std::uint64_t>(*alignment);
-  if (!std::has_single_bit(value) || value > gguf::max_alignment) {
-    return Error(fmt::format("{} is {}, expected a power of two up to {}", gguf::alignment_key,
-                             *alignment, gguf::max_alignment));
-  }
-  return value;
-}
-
 Result<File> parse(MappedFile mapped) {
   const std::span<const std::byte> bytes = mapped.bytes();
   ByteReader in(bytes);
@@ -325,7 +313,7 @@ Result<File> parse(MappedFile mapped) {
   }
   auto metadata = read_metadata(in, n_kv);
   if (!metadata) return std::move(metadata).error();
-  auto alignment = alignment_of(*metadata);
+  auto alignment = gguf::alignment_of(*metadata);
   if (!alignment) return std::move(alignment).error();
 
   std::vector<StoredTensor> tensors;

@@ -359,6 +359,23 @@ TEST_F(Gguf, AlignmentMustBeAPowerOfTwo) {
     EXPECT_NE(error_of(patched(good, value, alignment)).find("a power of two"), std::string::npos)
         << alignment;
   }
+  auto writer = create_gguf((folder / "out.gguf").string(),
+                            metadata_of({{"general.alignment", Value::integer(0)}}), {});
+  ASSERT_FALSE(writer);
+  EXPECT_NE(writer.error().message().find("a power of two"), std::string::npos);
+}
+
+// Files of a vocabulary alone have no tensors.
+TEST_F(Gguf, AFileWithoutTensors) {
+  const std::string path = (folder / "out.gguf").string();
+  auto writer = create_gguf(path, metadata_of({{"a", Value::string("")}}), {});
+  ASSERT_TRUE(writer);
+  ASSERT_TRUE((*writer)->commit());
+  auto checkpoint = open_gguf(path);
+  ASSERT_TRUE(checkpoint) << checkpoint.error().message();
+  EXPECT_TRUE((*checkpoint)->tensors().empty());
+  EXPECT_EQ(*(*checkpoint)->metadata().string("a"), "");
+  EXPECT_EQ(bits_per_weight(**checkpoint), 0);
 }
 
 TEST_F(Gguf, ArraysOfArraysAreRefused) {

@@ -145,11 +145,9 @@ class GgufWriter final : public CheckpointWriter {
   };
 
   Status declare(const Metadata& metadata, std::vector<TensorDeclaration> tensors) {
-    if (metadata.contains(gguf::alignment_key)) {
-      auto alignment = metadata.integer(gguf::alignment_key);
-      if (!alignment) return std::move(alignment).error();
-      alignment_ = static_cast<std::uint64_t>(*alignment);
-    }
+    auto alignment = gguf::alignment_of(metadata);
+    if (!alignment) return std::move(alignment).error();
+    alignment_ = *alignment;
     std::unordered_set<std::string> names;
     for (TensorDeclaration& tensor : tensors) {
       auto fits = fits_gguf(tensor.scheme, tensor.shape);
