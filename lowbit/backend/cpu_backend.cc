@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/backend/cpu_backend.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "lowbit/base/assert.h"
+#include "lowbit/base/checked.h"
+#include "lowbit/kernels/attention.h"
+#include "lowbit/kernels/kernel_table.h"
+#include "lowbit/kernels/matmul.h"
+#include "lowbit/kernels/packed_matrix.h"
+#include "lowbit/kernels/vector_ops.h"
+
+namespace lowbit {
+namespace {
+
+struct CpuTensor final : Tensor {
+  std::vector<float> numbers;
+
+  float* row(std::int64_t r) { return numbers.data() + r * cols; }
+  const float* row(std::int64_t r) const { return numbers.data() + r * cols; }
+  MatrixView view() const { return {numbers.data(), rows, cols}; }
+  MutableMatrixView view() { return {numbers.data(), rows, cols}; }
+};
+
+struct CpuWeight final : Weight {
+  PackedMatrix packed;
+};
+
+/// Pages lie one behind the other; a page is one block per KV head.
+struct CpuKvPool final : KvPool {
+  KvLayout layout;
+  std::int64_t n_kv_heads = 0;
+  std::byte* memory = nullptr;
+  std::size_t n_bytes = 0;
+
+  ~CpuKvPool() override {
+    if (memory != nullptr) munmap(memory, n_bytes);
+  }
+  std::byte* page(std::int32_t index) const { return memory + index * page_bytes; }
+  std::byte* block(std::int32_t index, std::int64_t head) const {
+    return page(index) + head * layout.block_bytes();
+  }
+};
+
+CpuTensor& on_cpu(Tensor& tensor) {
+  return static_cast<CpuTensor&>(tensor);
+}
+const CpuTensor& on_cpu(const Tensor& tensor) {
+  return static_cast<const CpuTensor&>(tensor);
+}
+const CpuWeight& on_cpu(const Weight& weight) {
+  return static_cast<const CpuWeight&>(weight);
+}
+const CpuKvPool& on_cpu(const KvPool& pool) {
+  return static_cast<const CpuKvPool&>(pool);
+}
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
+
+  std::string_view name() const override { return name_of(kernels_.isa); }
+
+  std::unique_ptr<Tensor> make_tensor(std::int64_t n_rows, std::int64_t n_cols) override {
+    auto tensor = std::make_unique<CpuTensor>();
+    tensor->rows = tensor->capacity = n_rows;
+    tensor->cols = n_cols;
+    tensor->numbers.resize(static_cast<std::size_t>(n_rows * n_cols));
+    return tensor;
+  }
+
+  void upload(std::span<const float> from, Tensor& to) override {
+    LOWBIT_ASSERT(static_cast<std::int64_t>(from.size()) == to.rows * to.cols);
+    std::ranges::copy(from, on_cpu(to).numbers.begin());
+  }
+
+  void download(const Tensor& from, std::span<float> to) override {
+    LOWBIT_ASSERT(static_cast<std::int64_t>(to.size()) == from.rows * from.cols);
+    std::copy_n(on_cpu(from).numbers.begin(), to.size(), to.begin());
+  }
+
+  Result<std::unique_ptr<Weight>> pack(const QuantizedTensor& tensor,
+                                       std::optional<Activations> activations) override {
+    auto packed = lowbit::pack(tensor, pool_);
+    if (!packed) return std::move(packed).error();
+    auto weight = std::make_unique<CpuWeight>();
+    weight->packed = *std::move(packed);
+    weight->activations = activations.value_or(default_activations(tensor.scheme));
+    if (auto checked = check_activations(weight->packed, weight->activations); !checked) {
+      return std::move(checked).error();
+    }
+    weight->rows = tensor.rows;
+    weight->cols = tensor.cols;
+    weight->n_bytes = weight->packed.n_bytes();
+    weight->scheme = tensor.scheme;
+    return std::unique_ptr<Weight>(std::move(weight));
+  }
+
+  std::string kernel_name(const Weight& weight, std::int64_t n_tokens) const override {
+    return lowbit::kernel_name(kernels_, on_cpu(weight).packed, weight.activations, n_tokens);
+  }
+
+  Result<std::unique_ptr<KvPool>> make_kv_pool(KvKind kind, std::int64_t n_kv_heads,
+                                               std::int64_t head_dim,
+                                               std::int64_t n_pages) override {
+    auto pool = std::make_unique<CpuKvPool>();
+    pool->kind = kind;
+    pool->layout = {kind, head_dim};
+    pool->n_kv_heads = n_kv_heads;
+    pool->n_pages = n_pages;
+    pool->page_bytes = n_kv_heads * pool->layout.block_bytes();
+    const auto n_bytes = checked_mul(n_pages, pool->page_bytes);
+    void* memory = MAP_FAILED;
+    if (n_bytes) {
+      memory = mmap(nullptr, static_cast<std::size_t>(*n_bytes), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
+    if (memory == MAP_FAILED) {
+      return Error(
+          fmt::format("{} pages of {} bytes do not fit into this machine's memory; ask "
+                      "for a smaller context",
+                      n_pages, pool->page_bytes));
+    }
+    pool->memory = static_cast<std::byte*>(memory);
+    pool->n_bytes = static_cast<std::size_t>(*n_bytes);
+    return std::unique_ptr<KvPool>(std::move(pool));
+  }
+
+  void embed(const Weight& table, std::span<const std::int32_t> ids, Tensor& y) override {
+    LOWBIT_ASSERT(static_cast<std::int64_t>(ids.size()) == y.rows && table.cols == y.cols);
+    for_rows(y.rows, [&](std::int64_t row) {
+      unpack_row(on_cpu(table).packed, ids[static_cast<std::size_t>(row)], on_cpu(y).row(row));
+    });
+  }
+
+  void gather(const Tensor& x, std::span<const std::int32_t> rows, Tensor& y) override {
+    LOWBIT_ASSERT(static_cast<std::int64_t>(rows.size()) == y.rows && x.cols == y.cols);
+    for (std::int64_t i = 0; i < y.rows; ++i) {
+      std::copy_n(on_cpu(x).row(rows[static_cast<std::size_t>(i)]), y.cols, on_cpu(y).row(i));
+    }
+  }
+
+  void rms_norm(const Tensor& x, const Tensor& w, float eps, Tensor& y) override {
+    LOWBIT_ASSERT(x.rows == y.rows && x.cols == y.cols && x.cols % w.cols == 0);
+    for_rows(x.rows, [&](std::int64_t row) {
+      for (std::int64_t first = 0; first < x.cols; first += w.cols) {
+        kernels_.vector.rms_norm(on_cpu(x).row(row) + first, on_cpu(w).row(0), eps, w.cols,
+                                 on_cpu(y).row(row) + first);
+      }
+    });
+  }
+
+  void matmul(const Tensor& x, std::span<const Product> products) override {
+    for (const Activations kind : {Activations::f32, Activations::int8_g32, Activations::int8_g256,
+                                   Activations::int8_token}) {
+      bool is_prepared = false;
+      for (const Product& product : products) {
+        if (product.w->activations != kind) continue;
+        if (!is_prepared) prepare_activations(kernels_, on_cpu(x).view(), kind, prepared_, pool_);
+        is_prepared = true;
+        multiply(product);
+      }
+    }
+  }
+
+  void rope(Tensor& x, std::int64_t head_dim, const Tensor& cos, const Tensor& sin) override {
+    LOWBIT_ASSERT(x.cols % head_dim == 0 && cos.cols * 2 == head_dim && cos.rows == x.rows);
+    for_rows(x.rows, [&](std::int64_t row) {
+      for (std::int64_t first = 0; first < x.cols; first += head_dim) {
+        kernels_.vector.rope_rotate(on_cpu(x).row(row) + first, on_cpu(cos).row(row),
+                                    on_cpu(sin).row(row), cos.cols);
+      }
+    });
+  }
+
+  void kv_zero(KvPool& pool, std::span<const std::int32_t> pages) override {
+    for (const std::int32_t page : pages) {
+      std::memset(on_cpu(pool).page(page), 0, static_cast<std::size_t>(pool.page_bytes));
+    }
+  }
+
+  void kv_store(KvPool& pool, const Tensor& k, const Tensor& v,
+                std::span<const SequenceRows> sequences) override {
+    const CpuKvPool& pages = on_cpu(pool);
+    for (const SequenceRows& sequence : sequences) {
+      for_rows(sequence.n_rows, [&](std::int64_t i) {
+        const std::int64_t position = sequence.first_position + i, row = sequence.first_row + i;
+        const auto page = sequence.pages[static_cast<std::size_t>(position / kv_block_positions)];
+        for (std::int64_t head = 0; head < pages.n_kv_heads; ++head) {
+          const std::int64_t first = head * pages.layout.head_dim;
+          kernels_.attention.kv_store(pages.layout, pages.block(page, head),
+                                      static_cast<int>(position % kv_block_positions),
+                                      on_cpu(k).row(row) + first, on_cpu(v).row(row) + first);
+        }
+      });
+    }
+  }
+
+  void attention(const KvPool& pool, const Tensor& q, std::span<const SequenceRows> sequences,
+                 Tensor& y) override {
+    const CpuKvPool& pages = on_cpu(pool);
+    const std::int64_t head_dim = pages.layout.head_dim;
+    const std::int64_t queries_per_kv_head = q.cols / head_dim / pages.n_kv_heads;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    list_blocks(pages, sequences);
+    tasks_.clear();
+    const std::byte* const* blocks = blocks_.data();
+    for (const SequenceRows& sequence : sequences) {
+      const std::int64_t n_positions = sequence.first_position + sequence.n_rows;
+      for (std::int64_t kv_head = 0; kv_head < pages.n_kv_heads; ++kv_head) {
+        for (std::int64_t i = 0; i < sequence.n_rows; ++i) {
+          const std::int64_t row = sequence.first_row + i;
+          for (std::int64_t j = 0; j < queries_per_kv_head; ++j) {
+            const std::int64_t first = (kv_head * queries_per_kv_head + j) * head_dim;
+            tasks_.push_back({.q = on_cpu(q).row(row) + first,
+                              .out = on_cpu(y).row(row) + first,
+                              .blocks = blocks,
+                              .n_visible = sequence.first_position + i + 1,
+                              .scale = scale});
+          }
+        }
+        blocks += n_blocks_for(n_positions);
+      }
+    }
+    lowbit::attention(pool_, kernels_.attention, pages.layout, tasks_, workspace_);
+  }
+
+  void silu_mul(Tensor& gate, const Tensor& up) override {
+    for_rows(gate.rows, [&](std::int64_t row) {
+      float* const out = on_cpu(gate).row(row);
+      kernels_.vector.silu_mul(out, on_cpu(up).row(row), gate.cols, out);
+    });
+  }
+
+  void add(Tensor& x, const Tensor& y) override {
+    for_rows(x.rows, [&](std::int64_t row) {
+      float* const out = on_cpu(x).row(row);
+      kernels_.vector.add(out, on_cpu(y).row(row), x.cols, out);
+    });
+  }
+
+ private:
+  static constexpr std::int64_t n_blocks_for(std::int64_t n_positions) {
+    return (n_positions + kv_block_positions - 1) / kv_block_positions;
+  }
+
+  /// A few rows cost less than waking the other threads.
+  template <class Body>
+  void for_rows(std::int64_t n_rows, Body&& body) {
+    constexpr std::int64_t rows_per_chunk = 8;
+    if (n_rows <= rows_per_chunk) {
+      for (std::int64_t row = 0; row < n_rows; ++row) body(row);
+      return;
+    }
+    pool_.parallel_for(n_rows, rows_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
+      for (std::int64_t row = first; row < last; ++row) body(row);
+    });
+  }
+
+  void multiply(const Product& product) {
+    CpuTensor& y = on_cpu(*product.y);
+    lowbit::matmul(kernels_, on_cpu(*product.w).packed, prepared_, y.view(), pool_);
+    if (product.bias == nullptr) return;
+    for_rows(y.rows, [&](std::int64_t row) {
+      kernels_.vector.add(y.row(row), on_cpu(*product.bias).row(0), y.cols, y.row(row));
+    });
+  }
+
+  /// For every sequence and KV head in turn, the addresses of its blocks.
+  void list_blocks(const CpuKvPool& pages, std::span<const SequenceRows> sequences) {
+    blocks_.clear();
+    for (const SequenceRows& sequence : sequences) {
+      const auto n_blocks =
+          static_cast<std::size_t>(n_blocks_for(sequence.first_position + sequence.n_rows));
+      for (std::int64_t head = 0; head < pages.n_kv_heads; ++head) {
+        for (const std::int32_t page : sequence.pages.first(n_blocks)) {
+          blocks_.push_back(pages.block(page, head));
+        }
+      }
+    }
+  }
+
+  ThreadPool& pool_;
+  const KernelTable& kernels_;
+  PackedActivations prepared_;
+  AttentionWorkspace workspace_;
+  std::vector<AttentionTask> tasks_;
+  std::vector<const std::byte*> blocks_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_cpu_backend(ThreadPool& pool) {
+  auto kernels = select_kernels();
+  if (!kernels) return std::move(kernels).error();
+  return std::unique_ptr<Backend>(std::make_unique<CpuBackend>(pool, **kernels));
+}
+
+Result<std::unique_ptr<Backend>> make_cpu_backend(ThreadPool& pool, Isa isa) {
+  const KernelTable* kernels = kernels_for(isa);
+  if (kernels == nullptr) {
+    return Error(fmt::format("this machine or build has no {} kernels", name_of(isa)));
+  }
+  return std::unique_ptr<Backend>(std::make_unique<CpuBackend>(pool, *kernels));
+}
+
+}  // namespace lowbit
