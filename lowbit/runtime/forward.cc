@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/runtime/forward.h"
+
+#include <array>
+
+#include "lowbit/base/assert.h"
+#include "lowbit/runtime/rope.h"
+
+namespace lowbit {
+
+Forward::Forward(Backend& backend, const ModelWeights& model, std::int64_t max_tokens)
+    : backend_(backend),
+      model_(model),
+      max_tokens_(max_tokens),
+      rope_frequencies_(rope_frequencies(model.config)) {
+  const ModelConfig& config = model.config;
+  const auto make = [&](std::int64_t n_cols) { return backend.make_tensor(max_tokens, n_cols); };
+  x_ = make(config.d_model);
+  normed_ = make(config.d_model);
+  branch_ = make(config.d_model);
+  q_ = make(config.n_heads * config.head_dim);
+  k_ = make(config.n_kv_heads * config.head_dim);
+  v_ = make(config.n_kv_heads * config.head_dim);
+  mixed_ = make(config.n_heads * config.head_dim);
+  gate_ = make(config.d_ff);
+  up_ = make(config.d_ff);
+  cos_ = make(config.head_dim / 2);
+  sin_ = make(config.head_dim / 2);
+}
+
+MatrixView Forward::run(std::span<const StepSequence> sequences, const KvCache& cache) {
+  load_step(sequences);
+  backend_.embed(*model_.embedding, ids_, *x_);
+  for (std::size_t i = 0; i < model_.layers.size(); ++i) {
+    attend(model_.layers[i], static_cast<std::int64_t>(i), sequences, cache);
+    feed_forward(model_.layers[i]);
+  }
+  const auto n_logits = static_cast<std::int64_t>(logit_rows_.size());
+  if (n_logits == 0) return {};
+  const Weight& head = model_.output_head();
+  if (!logits_ || logits_->capacity < n_logits) logits_ = backend_.make_tensor(n_logits, head.rows);
+  logits_->rows = branch_->rows = normed_->rows = n_logits;
+  backend_.gather(*x_, logit_rows_, *branch_);
+  backend_.rms_norm(*branch_, *model_.final_norm, model_.config.norm_eps, *normed_);
+  backend_.matmul(*normed_, std::array{Product{&head, nullptr, logits_.get()}});
+  host_logits_.resize(static_cast<std::size_t>(n_logits * head.rows));
+  backend_.download(*logits_, host_logits_);
+  return {host_logits_.data(), n_logits, head.rows};
+}
+
+/// Ids, positions and angles of the step's rows, and which of them need logits.
+void Forward::load_step(std::span<const StepSequence> sequences) {
+  ids_.clear();
+  positions_.clear();
+  logit_rows_.clear();
+  rows_.clear();
+  for (const StepSequence& sequence : sequences) {
+    const auto n_tokens = static_cast<std::int64_t>(sequence.tokens.size());
+    const auto first_row = static_cast<std::int64_t>(ids_.size());
+    LOWBIT_ASSERT(sequence.kv->capacity() >= sequence.first_position + n_tokens);
+    rows_.push_back({first_row, n_tokens, sequence.first_position, {}});
+    for (std::int64_t i = 0; i < n_tokens; ++i) {
+      ids_.push_back(sequence.tokens[static_cast<std::size_t>(i)]);
+      positions_.push_back(sequence.first_position + i);
+      if (i >= n_tokens - sequence.n_logits) {
+        logit_rows_.push_back(static_cast<std::int32_t>(first_row + i));
+      }
+    }
+  }
+  const auto n_rows = static_cast<std::int64_t>(ids_.size());
+  LOWBIT_ASSERT(n_rows <= max_tokens_);
+  for (Tensor* tensor : {x_.get(), normed_.get(), branch_.get(), q_.get(), k_.get(), v_.get(),
+                         mixed_.get(), gate_.get(), up_.get(), cos_.get(), sin_.get()}) {
+    tensor->rows = n_rows;
+  }
+  const std::size_t n_angles = positions_.size() * rope_frequencies_.size();
+  host_cos_.resize(n_angles);
+  host_sin_.resize(n_angles);
+  rope_angles(rope_frequencies_, positions_, host_cos_, host_sin_);
+  backend_.upload(host_cos_, *cos_);
+  backend_.upload(host_sin_, *sin_);
+}
+
+void Forward::attend(const LayerWeights& layer, std::int64_t layer_index,
+                     std::span<const StepSequence> sequences, const KvCache& cache) {
+  const ModelConfig& config = model_.config;
+  backend_.rms_norm(*x_, *layer.attention_norm, config.norm_eps, *normed_);
+  backend_.matmul(*normed_, std::array{Product{layer.q.w.get(), layer.q.bias.get(), q_.get()},
+                                       Product{layer.k.w.get(), layer.k.bias.get(), k_.get()},
+                                       Product{layer.v.w.get(), layer.v.bias.get(), v_.get()}});
+  if (layer.q_norm) {
+    backend_.rms_norm(*q_, *layer.q_norm, config.norm_eps, *q_);
+    backend_.rms_norm(*k_, *layer.k_norm, config.norm_eps, *k_);
+  }
+  backend_.rope(*q_, config.head_dim, *cos_, *sin_);
+  backend_.rope(*k_, config.head_dim, *cos_, *sin_);
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    rows_[i].pages = sequences[i].kv->pages(layer_index);
+  }
+  backend_.kv_store(cache.pool(), *k_, *v_, rows_);
+  backend_.attention(cache.pool(), *q_, rows_, *mixed_);
+  backend_.matmul(*mixed_, std::array{Product{layer.o.w.get(), layer.o.bias.get(), branch_.get()}});
+  backend_.add(*x_, *branch_);
+}
+
+void Forward::feed_forward(const LayerWeights& layer) {
+  backend_.rms_norm(*x_, *layer.feed_forward_norm, model_.config.norm_eps, *normed_);
+  backend_.matmul(*normed_,
+                  std::array{Product{layer.gate.w.get(), layer.gate.bias.get(), gate_.get()},
+                             Product{layer.up.w.get(), layer.up.bias.get(), up_.get()}});
+  backend_.silu_mul(*gate_, *up_);
+  backend_.matmul(*gate_,
+                  std::array{Product{layer.down.w.get(), layer.down.bias.get(), branch_.get()}});
+  backend_.add(*x_, *branch_);
+}
+
+}  // namespace lowbit

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/runtime/weights.h"
+
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace lowbit {
+namespace {
+
+class FileTensors final : public TensorSource {
+ public:
+  FileTensors(const ModelFile& file, ThreadPool& pool) : file_(file), pool_(pool) {}
+
+  const ModelConfig& config() const override { return file_.config(); }
+  std::optional<Shape> shape(std::string_view name) const override {
+    const ModelTensor* tensor = file_.find(name);
+    if (tensor == nullptr) return std::nullopt;
+    return Shape{tensor->rows(), tensor->cols()};
+  }
+  Result<QuantizedTensor> load(std::string_view name) const override {
+    const ModelTensor* tensor = file_.find(name);
+    if (tensor == nullptr) return Error(fmt::format("there is no tensor {}", name));
+    return file_.load(*tensor, &pool_);
+  }
+  void drop(std::string_view name) const override {
+    if (const ModelTensor* tensor = file_.find(name)) file_.drop_pages(*tensor);
+  }
+
+ private:
+  const ModelFile& file_;
+  ThreadPool& pool_;
+};
+
+/// One tensor that the architecture asks for.
+struct Wanted {
+  std::string name;
+  TensorSource::Shape shape;
+  std::unique_ptr<Weight>* matrix = nullptr;  // one of the two receives it
+  std::unique_ptr<Tensor>* vector = nullptr;
+  bool is_required = true;
+  bool takes_activations = true;  // false for a table that is only read row by row
+};
+
+void want_linear(std::vector<Wanted>& wanted, const std::string& name, Linear& linear,
+                 std::int64_t n_outputs, std::int64_t n_inputs, bool needs_bias) {
+  wanted.push_back({.name = name + ".weight", .shape = {n_outputs, n_inputs}, .matrix = &linear.w});
+  wanted.push_back({.name = name + ".bias",
+                    .shape = {1, n_outputs},
+                    .vector = &linear.bias,
+                    .is_required = needs_bias});
+}
+
+/// THE list of tensors, in the order in which they are loaded.
+std::vector<Wanted> wanted_tensors(ModelWeights& model, bool has_head) {
+  const ModelConfig& config = model.config;
+  const std::int64_t d_model = config.d_model, d_ff = config.d_ff;
+  const std::int64_t d_q = config.n_heads * config.head_dim;
+  const std::int64_t d_kv = config.n_kv_heads * config.head_dim;
+  std::vector<Wanted> wanted;
+  const auto want_vector = [&](const std::string& name, std::unique_ptr<Tensor>& vector,
+                               std::int64_t n_numbers) {
+    wanted.push_back({.name = name, .shape = {1, n_numbers}, .vector = &vector});
+  };
+  wanted.push_back({.name = "model.embed_tokens.weight",
+                    .shape = {config.n_vocab, d_model},
+                    .matrix = &model.embedding,
+                    .takes_activations = !has_head});
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    LayerWeights& layer = model.layers[i];
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    want_vector(prefix + "input_layernorm.weight", layer.attention_norm, d_model);
+    const std::string attention = prefix + "self_attn.";
+    const bool needs_bias = config.arch->needs_qkv_bias;
+    want_linear(wanted, attention + "q_proj", layer.q, d_q, d_model, needs_bias);
+    want_linear(wanted, attention + "k_proj", layer.k, d_kv, d_model, needs_bias);
+    want_linear(wanted, attention + "v_proj", layer.v, d_kv, d_model, needs_bias);
+    if (config.arch->qk_norm) {
+      want_vector(attention + "q_norm.weight", layer.q_norm, config.head_dim);
+      want_vector(attention + "k_norm.weight", layer.k_norm, config.head_dim);
+    }
+    want_linear(wanted, attention + "o_proj", layer.o, d_model, d_q, false);
+    want_vector(prefix + "post_attention_layernorm.weight", layer.feed_forward_norm, d_model);
+    want_linear(wanted, prefix + "mlp.gate_proj", layer.gate, d_ff, d_model, false);
+    want_linear(wanted, prefix + "mlp.up_proj", layer.up, d_ff, d_model, false);
+    want_linear(wanted, prefix + "mlp.down_proj", layer.down, d_model, d_ff, false);
+  }
+  want_vector("model.norm.weight", model.final_norm, d_model);
+  if (has_head) {
+    wanted.push_back(
+        {.name = "lm_head.weight", .shape = {config.n_vocab, d_model}, .matrix = &model.head});
+  }
+  return wanted;
+}
+
+Status bind_vector(const QuantizedTensor& tensor, std::unique_ptr<Tensor>& out, Backend& backend) {
+  const std::vector<float> numbers = decode(tensor);
+  for (const float number : numbers) {
+    if (!std::isfinite(number)) {
+      return Error("holds a number that is not finite; the file is damaged");
+    }
+  }
+  out = backend.make_tensor(1, static_cast<std::int64_t>(numbers.size()));
+  backend.upload(numbers, *out);
+  return ok();
+}
+
+Status bind_matrix(const Wanted& want, QuantizedTensor tensor, Backend& backend,
+                   const LoadOptions& options) {
+  if (!has_finite_scales(tensor)) {
+    return Error("has a scale that is not finite; the file is damaged");
+  }
+  if (options.transform) {
+    auto transformed = options.transform(want.name, std::move(tensor));
+    if (!transformed) return std::move(transformed).error();
+    tensor = *std::move(transformed);
+  }
+  const auto activations =
+      want.takes_activations ? options.activations : std::optional<Activations>();
+  auto packed = backend.pack(tensor, activations);
+  if (!packed) return std::move(packed).error();
+  *want.matrix = *std::move(packed);
+  return ok();
+}
+
+Status bind(const Wanted& want, const TensorSource& source, Backend& backend,
+            const LoadOptions& options) {
+  auto tensor = source.load(want.name);
+  if (!tensor) return std::move(tensor).error();
+  auto bound = want.vector != nullptr ? bind_vector(*tensor, *want.vector, backend)
+                                      : bind_matrix(want, *std::move(tensor), backend, options);
+  source.drop(want.name);
+  return bound;
+}
+
+Status check_shapes(const std::vector<Wanted>& wanted, const TensorSource& source) {
+  for (const Wanted& want : wanted) {
+    const auto found = source.shape(want.name);
+    if (!found && want.is_required) {
+      return Error(fmt::format("the tensor {} ({} x {}) is missing", want.name, want.shape.rows,
+                               want.shape.cols));
+    }
+    if (found && *found != want.shape) {
+      return Error(
+          fmt::format("the tensor {} is {} x {}, the model's configuration asks for {} x {}",
+                      want.name, found->rows, found->cols, want.shape.rows, want.shape.cols));
+    }
+  }
+  return ok();
+}
+
+}  // namespace
+
+std::unique_ptr<TensorSource> tensors_of(const ModelFile& file, ThreadPool& pool) {
+  return std::make_unique<FileTensors>(file, pool);
+}
+
+std::int64_t ModelWeights::n_bytes() const {
+  std::int64_t total = embedding->n_bytes + (head ? head->n_bytes : 0);
+  for (const LayerWeights& layer : layers) {
+    for (const Linear* linear :
+         std::array{&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      total += linear->w->n_bytes;
+    }
+  }
+  return total;
+}
+
+Result<ModelWeights> load_weights(const TensorSource& source, Backend& backend,
+                                  const LoadOptions& options) {
+  ModelWeights model;
+  model.config = source.config();
+  model.layers.resize(static_cast<std::size_t>(model.config.n_layers));
+  const bool has_head = !model.config.tied_embeddings;
+  std::vector<Wanted> wanted = wanted_tensors(model, has_head);
+  if (auto checked = check_shapes(wanted, source); !checked) return std::move(checked).error();
+  std::erase_if(wanted, [&](const Wanted& want) { return !source.shape(want.name); });
+
+  const auto n_total = static_cast<std::int64_t>(wanted.size());
+  for (std::int64_t i = 0; i < n_total; ++i) {
+    const Wanted& want = wanted[static_cast<std::size_t>(i)];
+    if (auto bound = bind(want, source, backend, options); !bound) {
+      return std::move(bound).error().in(want.name);
+    }
+    if (options.progress && !options.progress(i + 1, n_total)) return Error("loading was stopped");
+  }
+  return model;
+}
+
+}  // namespace lowbit

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Binds named tensors to an architecture and packs them for a backend: what every weight must be
+// called and how large it must be is written here once, as a list. Tensors are loaded, packed and
+// dropped one by one, so memory holds the packed model and one tensor in planar form.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lowbit/backend/backend.h"
+#include "lowbit/base/result.h"
+#include "lowbit/base/thread_pool.h"
+#include "lowbit/model/config.h"
+#include "lowbit/model/model_file.h"
+
+namespace lowbit {
+
+/// Where tensors come from, by canonical name.
+class TensorSource {
+ public:
+  struct Shape {
+    std::int64_t rows = 0, cols = 0;  // a vector is one row
+    bool operator==(const Shape&) const = default;
+  };
+  virtual ~TensorSource() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual std::optional<Shape> shape(std::string_view name) const = 0;
+  virtual Result<QuantizedTensor> load(std::string_view name) const = 0;
+  /// The tensor has been packed and will not be read again soon.
+  virtual void drop(std::string_view name) const = 0;
+};
+
+/// `file` and `pool` must outlive the result.
+std::unique_ptr<TensorSource> tensors_of(const ModelFile& file, ThreadPool& pool);
+
+struct Linear {
+  std::unique_ptr<Weight> w;     // (outputs, inputs)
+  std::unique_ptr<Tensor> bias;  // (1, outputs) or null
+};
+
+struct LayerWeights {
+  std::unique_ptr<Tensor> attention_norm, feed_forward_norm;  // (1, d_model)
+  std::unique_ptr<Tensor> q_norm, k_norm;                     // (1, head_dim) or null
+  Linear q, k, v, o, gate, up, down;
+};
+
+/// A model ready to run.
+struct ModelWeights {
+  ModelConfig config;
+  std::unique_ptr<Weight> embedding;  // (n_vocab, d_model)
+  std::vector<LayerWeights> layers;
+  std::unique_ptr<Tensor> final_norm;  // (1, d_model)
+  std::unique_ptr<Weight> head;        // (n_vocab, d_model); null: the embedding is the head too
+
+  const Weight& output_head() const { return head ? *head : *embedding; }
+  /// Bytes of all packed matrices.
+  std::int64_t n_bytes() const;
+};
+
+/// Takes the place of a matrix before it is packed, e.g. re-quantized: (canonical name, tensor).
+using TensorTransform = std::function<Result<QuantizedTensor>(std::string_view, QuantizedTensor)>;
+
+struct LoadOptions {
+  std::optional<Activations> activations = {};  // nothing: each tensor's default
+  TensorTransform transform = {};               // for matrices; null: as stored
+  /// In tensors; false stops.
+  std::function<bool(std::int64_t n_done, std::int64_t n_total)> progress = {};
+};
+
+/// Errors name the tensor: missing, of another shape, scales not finite, activations it cannot
+/// take.
+Result<ModelWeights> load_weights(const TensorSource& source, Backend& backend,
+                                  const LoadOptions& options);
+
+}  // namespace lowbit
