@@ -70,13 +70,25 @@ std::uint8_t gather_bits(std::uint64_t bytes) {
   return static_cast<std::uint8_t>(bytes * to_top_byte >> 56);
 }
 
+template <class Cell>
+Cell get(const std::uint8_t* cells, int index) {
+  Cell cell;
+  std::memcpy(&cell, cells + static_cast<std::size_t>(index) * sizeof cell, sizeof cell);
+  return cell;
+}
+template <class Cell>
+void set(std::uint8_t* cells, int index, std::uint32_t number) {
+  const auto cell = static_cast<Cell>(number);
+  std::memcpy(cells + static_cast<std::size_t>(index) * sizeof cell, &cell, sizeof cell);
+}
 std::uint32_t get_cell(const std::uint8_t* cells, int cell_bytes, int index) {
-  std::uint32_t number = 0;
-  std::memcpy(&number, cells + index * cell_bytes, static_cast<std::size_t>(cell_bytes));
-  return number;
+  if (cell_bytes == 1) return get<std::uint8_t>(cells, index);
+  return cell_bytes == 2 ? get<std::uint16_t>(cells, index) : get<std::uint32_t>(cells, index);
 }
 void set_cell(std::uint8_t* cells, int cell_bytes, int index, std::uint32_t number) {
-  std::memcpy(cells + index * cell_bytes, &number, static_cast<std::size_t>(cell_bytes));
+  if (cell_bytes == 1) return set<std::uint8_t>(cells, index, number);
+  if (cell_bytes == 2) return set<std::uint16_t>(cells, index, number);
+  set<std::uint32_t>(cells, index, number);
 }
 
 /// Any width: a window of bits moves over the cells. For the grids of the iq types.
@@ -223,7 +235,8 @@ BlockPlan::BlockPlan(const Scheme& scheme, void (*layout)(BlockMap& io)) {
     plane.scratch = n_scratch_;
     if (!plane.is_direct()) n_scratch_ += plane.n_numbers * plane.cell_bytes;
   }
-  LOWBIT_ASSERT(n_scratch_ <= max_cell_bytes);
+  LOWBIT_ASSERT(n_scratch_ <= scratch_bytes);
+  batch_ = std::clamp(scratch_bytes / std::max(n_scratch_, 1), 1, max_batch);
   find_runs(map);
   parities_ = std::move(map.parities_);
   trits_ = std::move(map.trits_);
@@ -298,6 +311,9 @@ void BlockPlan::find_runs(const BlockMap& map) {
     if (!run.assigns) continue;
     for (int i = 0; i < run.count * n_cells; ++i) cells[cell_of(i)] = true;
   }
+  for (const auto& cells : touched) {
+    has_idle_bytes_ |= std::find(cells.begin(), cells.end(), false) != cells.end();
+  }
 }
 
 /// Eight pieces of one bit each that go from one byte to eight neighbouring cells become one that
@@ -326,34 +342,46 @@ void BlockPlan::join_bits(std::vector<Run>& pieces) {
   }
 }
 
-void BlockPlan::load_block(const std::uint8_t* block,
-                           const std::array<std::uint8_t*, n_planes>& cells) const {
-  for (const Run& run : runs_) {
-    std::uint8_t* out = cells[static_cast<std::size_t>(run.plane)] + run.first_cell;
-    const std::uint8_t* in = block + run.first_byte;
-    const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
-    if (run.spreads) {
-      for (int i = 0; i < run.count; ++i, in += run.byte_stride, out += run.cell_stride) {
+/// One run over a batch of blocks: the blocks are the inner loop, so that its set-up costs little
+/// however short the run is.
+void BlockPlan::load_run(const Run& run, const std::uint8_t* blocks, int n_blocks,
+                         std::uint8_t* cells) const {
+  const PlaneShape& plane = shape(run.plane);
+  const std::ptrdiff_t next_block = n_bytes_, next_cells = plane.n_numbers * plane.cell_bytes;
+  const std::uint64_t mask = run.mask * in_every_byte, flip = run.flip * in_every_byte;
+  const bool is_contiguous = run.cell_stride == 1 && run.byte_stride == 1;
+  int i = 0;
+  if (run.spreads) {
+    for (; i < run.count; ++i) {
+      const std::uint8_t* in = blocks + run.first_byte + i * run.byte_stride;
+      std::uint8_t* out = cells + run.first_cell + i * run.cell_stride;
+      for (int b = 0; b < n_blocks; ++b, in += next_block, out += next_cells) {
         const std::uint64_t bits = (spread_bits(*in) << run.left) ^ flip;
         store_word(out, run.assigns ? bits : load_word(out) | bits);
       }
-      continue;
     }
-    int i = 0;
-    if (run.cell_stride == 1 && run.byte_stride == 1) {
-      for (; i + lanes <= run.count; i += lanes) {
-        const std::uint64_t bits = ((load_word(in + i) >> run.right & mask) << run.left) ^ flip;
-        store_word(out + i, run.assigns ? bits : load_word(out + i) | bits);
-      }
-    }
-    for (; i < run.count; ++i) {
-      const auto bits = static_cast<std::uint8_t>(
-          ((in[i * run.byte_stride] >> run.right & run.mask) << run.left) ^ run.flip);
-      std::uint8_t& cell = out[i * run.cell_stride];
-      cell = run.assigns ? bits : static_cast<std::uint8_t>(cell | bits);
+    return;
+  }
+  for (; is_contiguous && i + lanes <= run.count; i += lanes) {
+    const std::uint8_t* in = blocks + run.first_byte + i;
+    std::uint8_t* out = cells + run.first_cell + i;
+    for (int b = 0; b < n_blocks; ++b, in += next_block, out += next_cells) {
+      const std::uint64_t bits = ((load_word(in) >> run.right & mask) << run.left) ^ flip;
+      store_word(out, run.assigns ? bits : load_word(out) | bits);
     }
   }
-  std::uint8_t* codes = cells[static_cast<std::size_t>(Plane::codes)];
+  for (; i < run.count; ++i) {
+    const std::uint8_t* in = blocks + run.first_byte + i * run.byte_stride;
+    std::uint8_t* out = cells + run.first_cell + i * run.cell_stride;
+    for (int b = 0; b < n_blocks; ++b, in += next_block, out += next_cells) {
+      const int bits = ((*in >> run.right & run.mask) << run.left) ^ run.flip;
+      *out = static_cast<std::uint8_t>(run.assigns ? bits : *out | bits);
+    }
+  }
+}
+
+/// What runs cannot say: digits of a byte, bits that follow from others.
+void BlockPlan::load_rest(const std::uint8_t* block, std::uint8_t* codes) const {
   const int cell_bytes = shape(Plane::codes).cell_bytes;
   for (const auto& trits : trits_) {
     std::uint32_t rest = block[trits.byte];
@@ -377,25 +405,34 @@ void BlockPlan::load(const std::byte* blocks, std::int64_t n_blocks, Rows rows) 
     std::memcpy(rows[static_cast<std::size_t>(runs_[0].plane)], blocks, n_copied);
     return;
   }
-  std::array<std::uint8_t, max_cell_bytes> scratch;
-  std::memset(scratch.data(), 0, static_cast<std::size_t>(n_scratch_));  // bytes no run writes
+  std::array<std::uint8_t, scratch_bytes> scratch;
+  if (has_idle_bytes_) scratch.fill(0);
   std::array<std::uint8_t*, n_planes> out{}, cells{};
   for (std::size_t p = 0; p < n_planes; ++p) {
     out[p] = reinterpret_cast<std::uint8_t*>(rows[p]);
-    cells[p] = planes_[p].is_direct() ? out[p] : scratch.data() + planes_[p].scratch;
+    cells[p] = scratch.data() + planes_[p].scratch * batch_;
   }
-  for (std::int64_t b = 0; b < n_blocks; ++b, in += n_bytes_) {
-    load_block(in, cells);
+  for (std::int64_t done = 0; done < n_blocks; done += batch_) {
+    const int n = static_cast<int>(std::min<std::int64_t>(batch_, n_blocks - done));
+    for (std::size_t p = 0; p < n_planes; ++p) {
+      if (planes_[p].is_direct()) cells[p] = out[p];
+    }
+    for (const Run& run : runs_) load_run(run, in, n, cells[static_cast<std::size_t>(run.plane)]);
+    if (!trits_.empty() || !parities_.empty()) {
+      const PlaneShape& codes = shape(Plane::codes);
+      for (int b = 0; b < n; ++b) {
+        load_rest(in + b * n_bytes_, cells[0] + b * codes.n_numbers * codes.cell_bytes);
+      }
+    }
     for (std::size_t p = 0; p < n_planes; ++p) {
       const PlaneShape& plane = planes_[p];
       if (plane.n_numbers == 0) continue;
-      if (plane.is_direct()) {
-        cells[p] += plane.n_bytes;
-      } else {
-        pack(cells[p], plane.cell_bytes, plane.width, plane.n_numbers, out[p]);
-        out[p] += plane.n_bytes;
+      if (!plane.is_direct()) {
+        pack(cells[p], plane.cell_bytes, plane.width, n * plane.n_numbers, out[p]);
       }
+      out[p] += n * plane.n_bytes;
     }
+    in += n * n_bytes_;
   }
 }
 
@@ -456,7 +493,7 @@ bool BlockPlan::store(ConstRows rows, std::int64_t n_blocks, std::byte* blocks) 
     std::memcpy(blocks, rows[static_cast<std::size_t>(runs_[0].plane)], n_copied);
     return true;
   }
-  std::array<std::uint8_t, max_cell_bytes> scratch;
+  std::array<std::uint8_t, scratch_bytes> scratch;
   std::array<const std::uint8_t*, n_planes> in{}, cells{};
   for (std::size_t p = 0; p < n_planes; ++p) {
     in[p] = reinterpret_cast<const std::uint8_t*>(rows[p]);

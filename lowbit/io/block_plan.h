@@ -80,7 +80,8 @@ class BlockPlan {
   bool store(ConstRows rows, std::int64_t n_blocks, std::byte* blocks) const;
 
  private:
-  static constexpr int max_cell_bytes = 1024;  // of all planes of a block together
+  static constexpr int scratch_bytes = 4096;  // of the cells of a batch of blocks
+  static constexpr int max_batch = 64;        // blocks that a run goes over at once
 
   /// cell[c0 + i * cs] |= ((block[b0 + i * bs] >> right & mask) << left) ^ flip, i < count; or,
   /// when it spreads, the 8 bits of block[b0 + i * bs] go one each to the 8 cells from c0 + i * cs
@@ -101,8 +102,9 @@ class BlockPlan {
   const PlaneShape& shape(Plane plane) const { return planes_[static_cast<std::size_t>(plane)]; }
   void find_runs(const BlockMap& map);
   void join_bits(std::vector<Run>& pieces);
-  void load_block(const std::uint8_t* block,
-                  const std::array<std::uint8_t*, n_planes>& cells) const;
+  void load_run(const Run& run, const std::uint8_t* blocks, int n_blocks,
+                std::uint8_t* cells) const;
+  void load_rest(const std::uint8_t* block, std::uint8_t* codes) const;
   bool store_block(const std::array<const std::uint8_t*, n_planes>& cells,
                    std::uint8_t* block) const;
 
@@ -110,8 +112,9 @@ class BlockPlan {
   std::vector<Run> runs_;
   std::vector<BlockMap::Parity> parities_;
   std::vector<BlockMap::Trits> trits_;
-  int n_bytes_ = 0, n_scratch_ = 0;
-  bool is_copy_ = false;  // block and plane are the same bytes
+  int n_bytes_ = 0, n_scratch_ = 0, batch_ = 1;
+  bool has_idle_bytes_ = false;  // bytes of cells that no run writes: they must be zero
+  bool is_copy_ = false;         // block and plane are the same bytes
 };
 
 }  // namespace lowbit
