@@ -2,6 +2,7 @@
 #include "lowbit/runtime/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -19,6 +20,10 @@ constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 /// Likeliest first, ties by id: a total order, so every selection has one answer.
 bool is_likelier(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+}
+
+double weight_of(float logit) {
+  return static_cast<double>(math::exp(logit));
 }
 
 std::int32_t argmax(std::span<const float> logits) {
@@ -98,16 +103,15 @@ std::span<const Candidate> Sampler::distribution(std::span<const float> logits,
     candidates_.push_back({likeliest, top, 1});
     return candidates_;
   }
-  candidates_.reserve(logits_.size());
-  for (std::size_t i = 0; i < logits_.size(); ++i) {
-    const float logit = (logits_[i] - top) / params.temperature;
-    candidates_.push_back({static_cast<std::int32_t>(i), logit, 0});
+  for (float& logit : logits_) logit = (logit - top) / params.temperature;
+  if (params.top_k > 0) {
+    keep_likeliest(static_cast<std::size_t>(params.top_k));
+    if (params.top_p < 1) keep_mass(static_cast<double>(params.top_p) * total_weight());
+  } else if (params.top_p < 1) {
+    keep_mass_of_all(params.top_p);
+  } else {
+    keep_all();
   }
-  if (params.top_k > 0) keep_likeliest(static_cast<std::size_t>(params.top_k));
-  for (Candidate& candidate : candidates_) {
-    candidate.weight = static_cast<double>(math::exp(candidate.logit));
-  }
-  if (params.top_p < 1) keep_mass(params.top_p);
   if (params.min_p > 0) {
     std::erase_if(candidates_, [&](const Candidate& candidate) {
       return candidate.weight < static_cast<double>(params.min_p);
@@ -148,41 +152,94 @@ void Sampler::adjust(std::span<const float> logits, const SamplingParams& params
   }
 }
 
-/// The n_kept likeliest, likeliest first.
-void Sampler::keep_likeliest(std::size_t n_kept) {
-  n_kept = std::min(n_kept, candidates_.size());
-  const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(n_kept);
-  if (end != candidates_.end()) {
-    std::nth_element(candidates_.begin(), end, candidates_.end(), is_likelier);
+void Sampler::keep_all() {
+  candidates_.clear();
+  candidates_.reserve(logits_.size());
+  for (std::size_t i = 0; i < logits_.size(); ++i) {
+    candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], weight_of(logits_[i])});
   }
-  std::sort(candidates_.begin(), end, is_likelier);
-  candidates_.erase(end, candidates_.end());
 }
 
-/// The fewest likeliest tokens that together hold top_p of the weight, likeliest first. Only as
-/// many are sorted as are needed: a vocabulary has 10^5 tokens, the answer mostly a few hundred.
-void Sampler::keep_mass(float top_p) {
+/// Tokens of at least this logit, likeliest first.
+void Sampler::keep_above(float bound) {
+  candidates_.clear();
+  for (std::size_t i = 0; i < logits_.size(); ++i) {
+    if (logits_[i] < bound) continue;
+    candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], weight_of(logits_[i])});
+  }
+  std::sort(candidates_.begin(), candidates_.end(), is_likelier);
+}
+
+/// The n_kept likeliest, likeliest first. One comparison for most tokens: what is below the worst
+/// of the n_kept best so far is passed over.
+void Sampler::keep_likeliest(std::size_t n_kept) {
+  candidates_.clear();
+  n_kept = std::min(n_kept, logits_.size());
+  constexpr std::size_t slack = 1024;  // candidates gathered before the worst are dropped
+  const auto end_of_kept = [&] {
+    return candidates_.begin() + static_cast<std::ptrdiff_t>(n_kept);
+  };
+  float bound = minus_infinity;
+  for (std::size_t i = 0; i < logits_.size(); ++i) {
+    if (logits_[i] < bound) continue;
+    candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], 0});
+    if (candidates_.size() < n_kept + slack) continue;
+    std::nth_element(candidates_.begin(), end_of_kept() - 1, candidates_.end(), is_likelier);
+    candidates_.resize(n_kept);
+    bound = candidates_.back().logit;
+  }
+  if (candidates_.size() > n_kept) {
+    std::nth_element(candidates_.begin(), end_of_kept(), candidates_.end(), is_likelier);
+    candidates_.resize(n_kept);
+  }
+  std::sort(candidates_.begin(), candidates_.end(), is_likelier);
+  for (Candidate& candidate : candidates_) candidate.weight = weight_of(candidate.logit);
+}
+
+double Sampler::total_weight() const {
   double total = 0;
   for (const Candidate& candidate : candidates_) total += candidate.weight;
-  const double wanted = static_cast<double>(top_p) * total;
-  constexpr std::size_t first_guess = 256, growth = 8;
-  std::size_t n_sorted = 0;
+  return total;
+}
+
+/// Cuts the sorted candidates to the fewest that hold the mass; false, and all stay, if they do
+/// not.
+bool Sampler::keep_mass(double mass) {
   double passed = 0;
-  while (n_sorted < candidates_.size()) {
-    const std::size_t n_next =
-        std::min(candidates_.size(), n_sorted == 0 ? first_guess : n_sorted * growth);
-    const auto at = [&](std::size_t i) {
-      return candidates_.begin() + static_cast<std::ptrdiff_t>(i);
-    };
-    if (n_next < candidates_.size()) {
-      std::nth_element(at(n_sorted), at(n_next), candidates_.end(), is_likelier);
-    }
-    std::sort(at(n_sorted), at(n_next), is_likelier);
-    for (; n_sorted < n_next; ++n_sorted) {
-      passed += candidates_[n_sorted].weight;
-      if (passed >= wanted) return candidates_.resize(n_sorted + 1);
+  for (std::size_t i = 0; i < candidates_.size(); ++i) {
+    passed += candidates_[i].weight;
+    if (passed >= mass) {
+      candidates_.resize(i + 1);
+      return true;
     }
   }
+  return false;
+}
+
+/// The fewest likeliest tokens that hold top_p of all weight. Weights gathered by logit tell below
+/// which logit no token can be needed; only the tokens above are sorted.
+void Sampler::keep_mass_of_all(float top_p) {
+  constexpr std::size_t n_buckets = 128;
+  constexpr float buckets_per_nat = 8;
+  std::array<double, n_buckets> buckets{};
+  double total = 0;
+  for (const float logit : logits_) {
+    const double weight = weight_of(logit);
+    const float distance = std::min(-logit * buckets_per_nat, static_cast<float>(n_buckets - 1));
+    buckets[static_cast<std::size_t>(distance)] += weight;
+    total += weight;
+  }
+  const double mass = static_cast<double>(top_p) * total;
+  std::size_t n_needed = 0;
+  for (double passed = 0; n_needed < n_buckets && passed < mass; ++n_needed) {
+    passed += buckets[n_needed];
+  }
+  if (n_needed < n_buckets) {
+    keep_above(-static_cast<float>(n_needed) / buckets_per_nat);
+    if (keep_mass(mass)) return;
+  }
+  keep_above(minus_infinity);  // the last bucket has no lower end, and sums round differently
+  keep_mass(mass);
 }
 
 }  // namespace lowbit

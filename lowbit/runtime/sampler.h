@@ -58,10 +58,14 @@ class Sampler {
  private:
   void adjust(std::span<const float> logits, const SamplingParams& params,
               const EarlierTokens& earlier);
+  void keep_all();
+  void keep_above(float bound);
   void keep_likeliest(std::size_t n_kept);
-  void keep_mass(float top_p);
+  bool keep_mass(double mass);
+  void keep_mass_of_all(float top_p);
+  double total_weight() const;
 
-  std::vector<float> logits_;
+  std::vector<float> logits_;  // after adjust() as the model has them, then relative to the top
   std::vector<std::int32_t> counts_;  // (n_vocab), zero between calls
   std::vector<Candidate> candidates_;
 };
