@@ -2,6 +2,7 @@
 #include "lowbit/runtime/forward.h"
 
 #include <array>
+#include <utility>
 
 #include "lowbit/base/assert.h"
 #include "lowbit/runtime/rope.h"
@@ -32,20 +33,21 @@ MatrixView Forward::run(std::span<const StepSequence> sequences, const KvCache& 
   load_step(sequences);
   backend_.embed(*model_.embedding, ids_, *x_);
   for (std::size_t i = 0; i < model_.layers.size(); ++i) {
-    attend(model_.layers[i], static_cast<std::int64_t>(i), sequences, cache);
-    feed_forward(model_.layers[i]);
+    const LayerWeights& layer = model_.layers[i];
+    store_keys(layer, static_cast<std::int64_t>(i), sequences, cache);
+    if (i + 1 == model_.layers.size()) keep_logit_rows();
+    if (x_->rows == 0) return {};
+    attend(layer, cache);
+    feed_forward(layer);
   }
-  const auto n_logits = static_cast<std::int64_t>(logit_rows_.size());
-  if (n_logits == 0) return {};
   const Weight& head = model_.output_head();
-  if (!logits_ || logits_->capacity < n_logits) logits_ = backend_.make_tensor(n_logits, head.rows);
-  logits_->rows = branch_->rows = normed_->rows = n_logits;
-  backend_.gather(*x_, logit_rows_, *branch_);
-  backend_.rms_norm(*branch_, *model_.final_norm, model_.config.norm_eps, *normed_);
+  if (!logits_ || logits_->capacity < x_->rows) logits_ = backend_.make_tensor(x_->rows, head.rows);
+  logits_->rows = x_->rows;
+  backend_.rms_norm(*x_, *model_.final_norm, model_.config.norm_eps, *normed_);
   backend_.matmul(*normed_, std::array{Product{&head, nullptr, logits_.get()}});
-  host_logits_.resize(static_cast<std::size_t>(n_logits * head.rows));
+  host_logits_.resize(static_cast<std::size_t>(logits_->rows * head.rows));
   backend_.download(*logits_, host_logits_);
-  return {host_logits_.data(), n_logits, head.rows};
+  return {host_logits_.data(), logits_->rows, head.rows};
 }
 
 /// Ids, positions and angles of the step's rows, and which of them need logits.
@@ -69,10 +71,7 @@ void Forward::load_step(std::span<const StepSequence> sequences) {
   }
   const auto n_rows = static_cast<std::int64_t>(ids_.size());
   LOWBIT_ASSERT(n_rows <= max_tokens_);
-  for (Tensor* tensor : {x_.get(), normed_.get(), branch_.get(), q_.get(), k_.get(), v_.get(),
-                         mixed_.get(), gate_.get(), up_.get(), cos_.get(), sin_.get()}) {
-    tensor->rows = n_rows;
-  }
+  set_rows(n_rows);
   const std::size_t n_angles = positions_.size() * rope_frequencies_.size();
   host_cos_.resize(n_angles);
   host_sin_.resize(n_angles);
@@ -81,8 +80,16 @@ void Forward::load_step(std::span<const StepSequence> sequences) {
   backend_.upload(host_sin_, *sin_);
 }
 
-void Forward::attend(const LayerWeights& layer, std::int64_t layer_index,
-                     std::span<const StepSequence> sequences, const KvCache& cache) {
+void Forward::set_rows(std::int64_t n_rows) {
+  for (const auto* tensor :
+       {&x_, &normed_, &branch_, &q_, &k_, &v_, &mixed_, &gate_, &up_, &cos_, &sin_}) {
+    (*tensor)->rows = n_rows;
+  }
+}
+
+/// Queries, keys and values of a layer; keys and values go to the cache.
+void Forward::store_keys(const LayerWeights& layer, std::int64_t layer_index,
+                         std::span<const StepSequence> sequences, const KvCache& cache) {
   const ModelConfig& config = model_.config;
   backend_.rms_norm(*x_, *layer.attention_norm, config.norm_eps, *normed_);
   backend_.matmul(*normed_, std::array{Product{layer.q.w.get(), layer.q.bias.get(), q_.get()},
@@ -98,6 +105,30 @@ void Forward::attend(const LayerWeights& layer, std::int64_t layer_index,
     rows_[i].pages = sequences[i].kv->pages(layer_index);
   }
   backend_.kv_store(cache.pool(), *k_, *v_, rows_);
+}
+
+/// Once the last layer's keys are stored, only the rows that need logits go on.
+void Forward::keep_logit_rows() {
+  const auto n_kept = static_cast<std::int64_t>(logit_rows_.size());
+  if (n_kept == x_->rows) return;
+  branch_->rows = mixed_->rows = n_kept;
+  backend_.gather(*x_, logit_rows_, *branch_);
+  backend_.gather(*q_, logit_rows_, *mixed_);
+  std::swap(x_, branch_);
+  std::swap(q_, mixed_);
+  set_rows(n_kept);
+  std::size_t next = 0;
+  for (SequenceRows& rows : rows_) {
+    const std::size_t first = next;
+    while (next < logit_rows_.size() && logit_rows_[next] < rows.first_row + rows.n_rows) ++next;
+    const auto n_left = static_cast<std::int64_t>(next - first);
+    rows.first_position += rows.n_rows - n_left;
+    rows.first_row = static_cast<std::int64_t>(first);
+    rows.n_rows = n_left;
+  }
+}
+
+void Forward::attend(const LayerWeights& layer, const KvCache& cache) {
   backend_.attention(cache.pool(), *q_, rows_, *mixed_);
   backend_.matmul(*mixed_, std::array{Product{layer.o.w.get(), layer.o.bias.get(), branch_.get()}});
   backend_.add(*x_, *branch_);

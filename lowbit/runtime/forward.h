@@ -37,8 +37,11 @@ class Forward {
 
  private:
   void load_step(std::span<const StepSequence> sequences);
-  void attend(const LayerWeights& layer, std::int64_t layer_index,
-              std::span<const StepSequence> sequences, const KvCache& cache);
+  void set_rows(std::int64_t n_rows);
+  void store_keys(const LayerWeights& layer, std::int64_t layer_index,
+                  std::span<const StepSequence> sequences, const KvCache& cache);
+  void keep_logit_rows();
+  void attend(const LayerWeights& layer, const KvCache& cache);
   void feed_forward(const LayerWeights& layer);
 
   Backend& backend_;
