@@ -54,12 +54,14 @@ std::string nfc_of(std::string_view text) {
   return normalized;
 }
 
+// The ranges inside [begin, end), counted from begin.
 std::vector<TrustedRange> clip(std::span<const TrustedRange> ranges, std::size_t begin,
                                std::size_t end) {
   std::vector<TrustedRange> clipped;
-  for (const TrustedRange& range : ranges) {
-    const std::size_t from = std::max(range.begin, begin), to = std::min(range.end, end);
-    if (from < to) clipped.push_back({from - begin, to - begin});
+  auto range = std::partition_point(ranges.begin(), ranges.end(),
+                                    [&](const TrustedRange& r) { return r.end <= begin; });
+  for (; range != ranges.end() && range->begin < end; ++range) {
+    clipped.push_back({std::max(range->begin, begin) - begin, std::min(range->end, end) - begin});
   }
   return clipped;
 }
@@ -267,10 +269,13 @@ void Tokenizer::encode_text(std::string_view text, std::span<const TrustedRange>
   std::vector<AddedTokens::Segment> segments;
   raw_added_.split(text, trusted, segments);
   for (const auto& [begin, end, id] : segments) {
+    const std::string_view part = text.substr(begin, end - begin);
     if (id != no_token) {
       work.ids.push_back(id);
+    } else if (nfc_ || !normalized_added_.empty()) {
+      encode_normalized(part, clip(trusted, begin, end), work);
     } else {
-      encode_normalized(text.substr(begin, end - begin), clip(trusted, begin, end), work);
+      encode_plain(part, work);
     }
   }
 }

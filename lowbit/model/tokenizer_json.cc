@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // tokenizer.json (the format of Hugging Face tokenizers), as far as byte-level BPE needs it.
-#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -12,15 +11,6 @@ namespace lowbit {
 namespace {
 
 using nlohmann::json;
-
-// Names of tokens at which generation ends: of turns (chat), of texts, and of files (code models).
-constexpr std::array<std::string_view, 18> end_names = {
-    "<|eot_id|>",    "<|im_end|>",    "<|end|>",
-    "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-    "<|eom_id|>",    "<EOT>",         "<|EOT|>",
-    "[EOT]",         "[EOS]",         "<end_of_utterance>",
-    "<|fim_pad|>",   "<fim-pad>",     "<fim_pad>",
-    "<|repo_name|>", "<|file_sep|>",  "<｜end▁of▁sentence｜>"};
 
 // Ids may leave gaps, but not so many that a small file asks for gigabytes.
 constexpr std::size_t max_gap_ids = 4096;
@@ -338,19 +328,6 @@ Result<TokenizerData> tokenizer_from_json(const json& tokenizer, const json* tok
   auto data = read(tokenizer, tokenizer_config, generation_config);
   if (!data) return std::move(data).error().in("tokenizer.json");
   return data;
-}
-
-void find_end_tokens(TokenizerData& data) {
-  data.kinds.resize(data.tokens.size(), TokenKind::normal);
-  for (std::size_t i = 0; i < data.tokens.size(); ++i) {
-    const std::string_view token = data.tokens[i];
-    if (!is_markup(token) ||
-        std::find(end_names.begin(), end_names.end(), token) == end_names.end()) {
-      continue;
-    }
-    data.kinds[i] = TokenKind::control;
-    data.end_ids.push_back(static_cast<TokenId>(i));
-  }
 }
 
 }  // namespace lowbit

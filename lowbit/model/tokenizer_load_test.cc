@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "lowbit/io/metadata.h"
 
@@ -122,6 +124,35 @@ TEST(TokenizerFromJson, RefusesWhatItCannotDo) {
     EXPECT_FALSE(tokenizer_from_json(nonsense, nullptr, nullptr));
     EXPECT_TRUE(tokenizer_from_json(small_json(), &nonsense, &nonsense));
   }
+}
+
+TEST(TokenizerFromJson, DamagedFilesNeverCrash) {
+  std::ifstream file(std::string(LOWBIT_SOURCE_DIR) + "/tests/golden/tokenizer/qwen2.json");
+  const std::string whole = json::parse(file)["tokenizer"].dump();
+  constexpr std::string_view pieces[] = {"null", "-1",         "[]",    "{}",
+                                         "\"\"", "1e99",       "\"Ġ\"", "true",
+                                         "\\p",  "2147483648", "(a+)+", "\"Split\""};
+  std::mt19937 random(13);
+  std::size_t n_read = 0, n_made = 0;
+  for (int n = 0; n < 2000; ++n) {
+    std::string text = whole;
+    // Half of the damage goes to the first part, where the structure is; the rest is vocabulary.
+    const std::size_t reach = n % 2 == 0 ? text.size() : 3000;
+    const std::size_t at = random() % reach, n_bytes = 1 + random() % 12;
+    text.replace(at, n_bytes, pieces[random() % std::size(pieces)]);
+    const json damaged = json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (damaged.is_discarded()) continue;
+    ++n_read;
+    auto data = tokenizer_from_json(damaged, &damaged, &damaged);
+    if (!data) continue;
+    auto tokenizer = Tokenizer::create(*std::move(data));
+    if (!tokenizer) continue;
+    ++n_made;
+    const auto ids = tokenizer->encode("Hello <|im_end|> wörld 123\n\xff", true, true);
+    tokenizer->decode(ids);
+  }
+  EXPECT_GT(n_read, 100u);
+  EXPECT_GT(n_made, 20u);
 }
 
 TEST(TokenizerFromGguf, ReadsWhatTheKeysSay) {
