@@ -142,11 +142,11 @@ Status check_config(const ModelConfig& config) {
     std::int64_t value, most;
   };
   const std::array limits{
-      Limit{"number of layers", config.n_layers, max_layers},
-      Limit{"embedding length", config.d_model, max_width},
-      Limit{"feed-forward length", config.d_ff, max_width},
-      Limit{"number of attention heads", config.n_heads, max_width},
-      Limit{"number of key/value heads", config.n_kv_heads, max_width},
+      Limit{"number of layers (num_hidden_layers)", config.n_layers, max_layers},
+      Limit{"embedding length (hidden_size)", config.d_model, max_width},
+      Limit{"feed-forward length (intermediate_size)", config.d_ff, max_width},
+      Limit{"number of attention heads (num_attention_heads)", config.n_heads, max_width},
+      Limit{"number of key/value heads (num_key_value_heads)", config.n_kv_heads, max_width},
       Limit{"head dimension", config.head_dim, max_width},
       Limit{"vocabulary size", config.n_vocab, max_width},
       Limit{"context length", config.n_ctx_train, max_ctx},

@@ -254,7 +254,7 @@ Result<QuantizedTensor> ModelFile::load(const ModelTensor& tensor, ThreadPool* p
 
 std::int64_t ModelFile::n_parameters() const {
   std::int64_t n = 0;
-  for (const ModelTensor& tensor : tensors_) n += tensor.rows() * tensor.cols();
+  for (const TensorInfo& tensor : checkpoint_->tensors()) n += tensor.n_numbers();
   return n;
 }
 
