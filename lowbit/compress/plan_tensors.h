@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which method and scheme every tensor of a model gets: one recipe for all matrices, rules for
+// those that want another, a fallback where a scheme does not fit. Decided before anything is
+// written, so that a request that cannot be met fails at once.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lowbit/base/result.h"
+#include "lowbit/model/model_file.h"
+#include "lowbit/quant/rounder.h"
+
+namespace lowbit {
+
+/// METHOD:SCHEME, or SCHEME alone for the default method.
+struct TensorRecipe {
+  const Rounder* rounder = nullptr;
+  Scheme scheme;
+};
+/// Errors: a method or scheme that does not exist; the sentence lists those that do.
+Result<TensorRecipe> parse_tensor_recipe(std::string_view text);
+
+/// The first rule whose pattern matches a tensor's name decides. A pattern is a shell pattern (* ?
+/// [abc]) over the whole name, canonical or as stored. No recipe means: keep the tensor as it is.
+struct Rule {
+  std::string pattern;
+  std::optional<TensorRecipe> recipe;
+};
+/// PATTERN=RECIPE or PATTERN=keep.
+Result<Rule> parse_rule(std::string_view text);
+
+struct Fallback {
+  std::string tensor, wanted, used, reason;
+};
+
+struct TensorPlan {
+  const ModelTensor* tensor = nullptr;
+  std::optional<TensorRecipe> recipe;  // nothing: as stored
+  Scheme scheme;                       // of the result
+};
+
+struct ModelPlan {
+  std::vector<TensorPlan> tensors;  // in the order of the model
+  std::vector<Fallback> fallbacks;
+};
+
+/// fits: whether the place where the tensor goes can hold it in this scheme. Vectors (norms,
+/// biases) are kept. Errors: a scheme that does not fit and no fallback that does, a rule that
+/// matches no tensor.
+Result<ModelPlan> plan_tensors(
+    const ModelFile& model, const std::optional<TensorRecipe>& recipe,
+    const std::vector<Rule>& rules, const std::optional<TensorRecipe>& fallback,
+    const std::function<Status(const Scheme&, const ModelTensor&)>& fits);
+
+}  // namespace lowbit
