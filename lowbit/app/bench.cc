@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// lowbit bench: the roofs of this machine, and how close a model comes to them.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "lowbit/app/command.h"
+#include "lowbit/app/interrupt.h"
+#include "lowbit/app/model_options.h"
+#include "lowbit/app/terminal.h"
+#include "lowbit/measure/bench.h"
+
+namespace lowbit::app {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options {
+  ModelOptions model;
+  BenchOptions bench;
+  bool json = false;
+};
+
+/// What is the same for all rows of a run.
+struct Run {
+  Roofs roofs;
+  int n_threads = 1;
+  std::string model, scheme, activations, kv;
+  std::int64_t n_bytes = 0, n_parameters = 0;
+};
+
+ordered_json to_json(const BenchRow& row, const Run& run, const BenchOptions& options) {
+  const bool is_decode = row.phase == "decode";
+  std::vector<double> speeds, nanoseconds;
+  double mean_speed = 0, mean_time = 0, speed_squares = 0, time_squares = 0;
+  constexpr double per_second = 1e9;
+  for (const double seconds : row.seconds) {
+    speeds.push_back(static_cast<double>(row.n_tokens) / seconds);
+    nanoseconds.push_back(seconds * per_second);
+    mean_speed += speeds.back() / static_cast<double>(row.seconds.size());
+    mean_time += nanoseconds.back() / static_cast<double>(row.seconds.size());
+  }
+  for (std::size_t i = 0; i < speeds.size(); ++i) {
+    speed_squares += (speeds[i] - mean_speed) * (speeds[i] - mean_speed);
+    time_squares += (nanoseconds[i] - mean_time) * (nanoseconds[i] - mean_time);
+  }
+  const double n_free = std::max(static_cast<double>(speeds.size()) - 1, 1.0);
+  return {{"scheme", run.scheme},
+          {"activations", run.activations},
+          {"phase", row.phase},
+          {"tokens", row.n_tokens},
+          {"tokens_per_second", row.tokens_per_second()},
+          {"tokens_per_second_min", row.least_tokens_per_second()},
+          {"tokens_per_second_max", row.most_tokens_per_second()},
+          {"gbs", row.gbs},
+          {"gops", row.gops},
+          {"of_roof", row.of_roof},
+          // llama-bench's names for the same run
+          {"model_filename", run.model},
+          {"model_type", run.scheme},
+          {"model_size", run.n_bytes},
+          {"model_n_params", run.n_parameters},
+          {"cpu_info", cpu_name()},
+          {"backends", "CPU"},
+          {"n_threads", run.n_threads},
+          {"type_k", run.kv},
+          {"type_v", run.kv},
+          {"n_prompt", is_decode ? 0 : row.n_tokens},
+          {"n_gen", is_decode ? row.n_tokens : 0},
+          {"n_depth", options.n_depth},
+          {"avg_ns", mean_time},
+          {"stddev_ns", std::sqrt(time_squares / n_free)},
+          {"avg_ts", mean_speed},
+          {"stddev_ts", std::sqrt(speed_squares / n_free)},
+          {"samples_ns", nanoseconds},
+          {"samples_ts", speeds},
+          {"build_commit", LOWBIT_VERSION}};
+}
+
+std::string to_text(const std::vector<BenchRow>& rows, const Run& run) {
+  std::string text = fmt::format(
+      "{}, {} threads: reads {:.1f} GB/s, int8 {:.0f} GOPS, f32 {:.0f} GFLOPS\n", cpu_name(),
+      run.n_threads, run.roofs.read_gbs, run.roofs.int8_gops, run.roofs.f32_gflops);
+  if (rows.empty()) return text;
+  text += fmt::format("{}: w={},a={},kv={}\n", run.model, run.scheme, run.activations, run.kv);
+  text += "| phase   | tokens |  tokens/s |        spread |      GOPS |   GB/s | of roof |\n";
+  text += "|---------|-------:|----------:|--------------:|----------:|-------:|--------:|\n";
+  for (const BenchRow& row : rows) {
+    text += fmt::format(
+        "| {:<7} | {:>6} | {:>9.1f} | {:>13} | {:>9.1f} | {:>6} | {:>5.1f} % |\n", row.phase,
+        row.n_tokens, row.tokens_per_second(),
+        fmt::format("{:.1f}-{:.1f}", row.least_tokens_per_second(), row.most_tokens_per_second()),
+        row.gops, row.gbs > 0 ? fmt::format("{:.1f}", row.gbs) : "-", 100 * row.of_roof);
+  }
+  return text;
+}
+
+Exit run(const Options& options) {
+  auto recipe = parse_recipe(options.model.recipe);
+  if (!recipe) return refuse(recipe.error());
+  if (options.model.model.empty() && !options.model.recipe.empty()) {
+    return refuse(Error("--recipe says how a model runs; name one with -m"));
+  }
+  const auto kernels = select_kernels();
+  if (!kernels) return fail(kernels.error());
+  watch_interrupts();
+  const auto pool = make_pool(options.model);
+  Run run;
+  run.n_threads = pool->n_threads();
+  std::vector<BenchRow> rows;
+  std::unique_ptr<LoadedModel> model;
+  std::int64_t read_bytes = memory_read_bytes;
+  if (!options.model.model.empty()) {
+    auto loaded = load_model(options.model.model, *recipe, *pool, options.model.verbose);
+    if (!loaded) return fail(loaded.error());
+    model = std::move(*loaded);
+    read_bytes = work_of(*model).decode_bytes;
+  }
+  run.roofs = measure_roofs(**kernels, *pool, read_bytes);
+  if (model) {
+    const ModelWork work = work_of(*model);
+    run.model = std::filesystem::path(options.model.model).filename().string();
+    run.scheme = work.scheme;
+    run.activations = work.activations;
+    run.kv = name_of(model->recipe().kv);
+    run.n_bytes = model->weights().n_bytes();
+    Progress progress("measuring");
+    BenchOptions bench_options = options.bench;
+    bench_options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
+      return progress(n_done, n_total);
+    };
+    auto measured = bench_model(*model, run.roofs, bench_options);
+    if (!measured) return fail(measured.error());
+    rows = std::move(*measured);
+  }
+  if (!options.json) return print_result(to_text(rows, run));
+  ordered_json object = {{"machine",
+                          {{"cpu", cpu_name()},
+                           {"isa", name_of((*kernels)->isa)},
+                           {"threads", run.n_threads},
+                           {"read_gbs", run.roofs.read_gbs},
+                           {"read_bytes", read_bytes},
+                           {"int8_gops", run.roofs.int8_gops},
+                           {"f32_gflops", run.roofs.f32_gflops}}},
+                         {"rows", ordered_json::array()}};
+  for (const BenchRow& row : rows) object["rows"].push_back(to_json(row, run, options.bench));
+  return print_result(object.dump() + "\n");
+}
+
+}  // namespace
+
+void add_bench(CLI::App& parser, Context& context) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      parser.add_subcommand("bench", "Speed of a model as a share of what this machine can do");
+  command->add_option("-m,--model,model", options->model.model,
+                      "a .gguf file or a model folder; without one only the roofs are measured");
+  constexpr std::int64_t most_tokens = 1 << 20;
+  command
+      ->add_option("-p,--n-prompt", options->bench.n_prompt,
+                   "tokens of the prompt (512); 0: no prefill")
+      ->check(CLI::Range(std::int64_t{0}, most_tokens));
+  command
+      ->add_option("-n,--n-gen", options->bench.n_generate, "tokens to generate (64); 0: no decode")
+      ->check(CLI::Range(std::int64_t{0}, most_tokens));
+  command->add_option("-d,--n-depth", options->bench.n_depth, "tokens that are there before (0)")
+      ->check(CLI::Range(std::int64_t{0}, most_tokens));
+  command
+      ->add_option("-r,--repetitions", options->bench.n_repetitions,
+                   "repetitions after one that is not counted (5)")
+      ->check(CLI::Range(1, 1000));
+  command->add_flag("--json", options->json,
+                    "one JSON object on stdout, with llama-bench's keys too");
+  add_recipe_option(*command, options->model);
+  add_thread_option(*command, options->model);
+  command->footer(
+      "Examples:\n  lowbit bench\n  lowbit bench -m model.gguf -p 512 -n 64 -t 1\n  lowbit bench "
+      "-m model.gguf --recipe w=int4.g32,a=int8.token");
+  command->callback([options, &context] { context.exit = run(*options); });
+}
+
+}  // namespace lowbit::app

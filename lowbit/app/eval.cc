@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// lowbit eval: perplexity, and divergence from a reference.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "lowbit/app/command.h"
+#include "lowbit/app/interrupt.h"
+#include "lowbit/app/model_options.h"
+#include "lowbit/app/terminal.h"
+#include "lowbit/measure/evaluate.h"
+#include "lowbit/measure/model_work.h"
+
+namespace lowbit::app {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options {
+  ModelOptions model;
+  std::string text, reference, protocol = "llama";
+  std::int64_t n_ctx = 512, max_windows = 0;
+  std::optional<double> max_kld;
+  bool json = false;
+};
+
+Result<std::string> read_text(const std::string& path) {
+  std::error_code failure;
+  if (std::filesystem::is_directory(path, failure))
+    return Error(fmt::format("{} is a folder, not a text", path));
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.is_open() || file.bad()) return Error(fmt::format("cannot read the text {}", path));
+  return text;
+}
+
+ordered_json to_json(const EvalReport& report, const Options& options, const std::string& recipe) {
+  ordered_json object = {{"protocol", options.protocol},
+                         {"ctx", options.n_ctx},
+                         {"recipe", recipe},
+                         {"tokens", report.n_scored},
+                         {"perplexity", report.perplexity},
+                         {"perplexity_stderr", report.perplexity_stderr}};
+  if (!report.divergence) return object;
+  const Divergence& d = *report.divergence;
+  object.update({{"reference_perplexity", d.reference_perplexity},
+                 {"kld_mean", d.kld_mean},
+                 {"kld_stderr", d.kld_stderr},
+                 {"kld_median", d.kld_median},
+                 {"kld_p99", d.kld_p99},
+                 {"kld_p999", d.kld_p999},
+                 {"kld_max", d.kld_max},
+                 {"top1_agreement", d.top1_agreement},
+                 {"top1_stderr", d.top1_stderr},
+                 {"rms_delta_p", d.rms_delta_p}});
+  return object;
+}
+
+std::string to_text(const EvalReport& report, const Options& options, const std::string& recipe) {
+  std::string text = fmt::format(
+      "recipe         {}\nprotocol       {}, windows of {} tokens\nscored tokens  {}\nperplexity   "
+      "  {:.4f} +- {:.4f}\n",
+      recipe, options.protocol, options.n_ctx, report.n_scored, report.perplexity,
+      report.perplexity_stderr);
+  if (!report.divergence) return text;
+  const Divergence& d = *report.divergence;
+  return text + fmt::format(
+                    "reference      {:.4f}\n"
+                    "KL divergence  mean {:.5f} +- {:.5f}, median {:.5f}, 99 % {:.5f}, 99.9 % "
+                    "{:.5f}, max {:.4f}\n"
+                    "same top token {:.2f} % +- {:.2f}\n"
+                    "delta p        RMS {:.3f} %\n",
+                    d.reference_perplexity, d.kld_mean, d.kld_stderr, d.kld_median, d.kld_p99,
+                    d.kld_p999, d.kld_max, 100 * d.top1_agreement, 100 * d.top1_stderr,
+                    100 * d.rms_delta_p);
+}
+
+Exit run(const Options& options) {
+  auto recipe = parse_recipe(options.model.recipe);
+  if (!recipe) return refuse(recipe.error());
+  const auto protocol = protocol_named(options.protocol);
+  if (!protocol) return refuse(protocol.error());
+  if (options.max_kld && options.reference.empty()) {
+    return refuse(Error("--max-kld compares with a reference; name one with --reference"));
+  }
+  auto text = read_text(options.text);
+  if (!text) return fail(text.error());
+  watch_interrupts();
+  const auto pool = make_pool(options.model);
+  auto model = load_model(options.model.model, *recipe, *pool, options.model.verbose);
+  if (!model) return fail(model.error());
+  std::unique_ptr<LoadedModel> reference;
+  if (!options.reference.empty()) {
+    auto loaded = load_model(options.reference, exact_recipe(), *pool, options.model.verbose);
+    if (!loaded) return fail(loaded.error());
+    reference = std::move(*loaded);
+  }
+  EvalOptions eval_options{
+      .protocol = *protocol, .n_ctx = options.n_ctx, .max_windows = options.max_windows};
+  Result<EvalReport> report = [&] {
+    Progress progress("evaluating");
+    eval_options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
+      return progress(n_done, n_total);
+    };
+    return evaluate(**model, reference.get(), *text, *pool, eval_options);
+  }();
+  if (!report) return fail(Error(report.error()).in(options.text));
+  const std::string used = recipe_in_use(**model);
+  const Exit printed = print_result(options.json ? to_json(*report, options, used).dump() + "\n"
+                                                 : to_text(*report, options, used));
+  if (printed != Exit::ok) return printed;
+  if (options.max_kld && !(report->divergence->kld_mean <= *options.max_kld)) {
+    (void)fail(Error(fmt::format("the KL divergence {:.5f} is above --max-kld {}",
+                                 report->divergence->kld_mean, *options.max_kld)));
+    return Exit::gate;
+  }
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& parser, Context& context) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      parser.add_subcommand("eval", "Perplexity of a text, KL divergence to a reference");
+  add_model_option(*command, options->model);
+  constexpr std::int64_t least_ctx = 4, most_ctx = std::int64_t{1} << 24;
+  command->add_option("--text", options->text, "the text to read")->required();
+  command->add_option("--reference", options->reference,
+                      "the model to compare with; it runs a=f32,kv=f32");
+  command->add_option("-c,--ctx,--ctx-size", options->n_ctx, "tokens of a window (512)")
+      ->check(CLI::Range(least_ctx, most_ctx));
+  command->add_option("--windows", options->max_windows, "read only this many windows")
+      ->check(CLI::Range(std::int64_t{1}, most_ctx));
+  command->add_option("--protocol", options->protocol,
+                      "llama (second half of each window is scored) or hf (all of it)");
+  command->add_option("--max-kld", options->max_kld,
+                      "exit code 3 if the mean KL divergence is above this");
+  command->add_flag("--json", options->json, "one JSON object on stdout");
+  add_recipe_option(*command, options->model);
+  add_thread_option(*command, options->model);
+  command->footer(
+      "Examples:\n"
+      "  lowbit eval -m model.gguf --text book.txt\n"
+      "  lowbit eval -m model-q4_0.gguf --reference model-f16.gguf --text book.txt --max-kld 0.05\n"
+      "  lowbit eval -m model-f16.gguf --recipe w=rtn:int4.g128,a=f32 --reference model-f16.gguf "
+      "--text book.txt");
+  command->callback([options, &context] { context.exit = run(*options); });
+}
+
+}  // namespace lowbit::app

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// lowbit quantize and lowbit convert: a model into other schemes, or the same numbers into another
+// container.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "lowbit/app/command.h"
+#include "lowbit/app/interrupt.h"
+#include "lowbit/app/model_options.h"
+#include "lowbit/app/terminal.h"
+#include "lowbit/compress/quantize.h"
+
+namespace lowbit::app {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options {
+  ModelOptions model;
+  std::string scheme, recipe, fallback, output;
+  std::vector<std::string> rules;
+  bool json = false, skip_self_test = false;
+};
+
+Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
+  QuantizeOptions parsed;
+  parsed.output = options.output;
+  if (is_convert) return parsed;
+  if (options.scheme.empty() == options.recipe.empty() &&
+      (!options.scheme.empty() || options.rules.empty())) {
+    return Error(
+        "say what to make of the weights: a scheme (int4.g32), --recipe METHOD:SCHEME, or --rule");
+  }
+  const std::string& text = options.recipe.empty() ? options.scheme : options.recipe;
+  if (!text.empty()) {
+    auto recipe = parse_tensor_recipe(text.starts_with("w=") ? text.substr(2) : text);
+    if (!recipe) return std::move(recipe).error();
+    parsed.recipe = *recipe;
+  }
+  for (const std::string& rule_text : options.rules) {
+    auto rule = parse_rule(rule_text);
+    if (!rule) return std::move(rule).error();
+    parsed.rules.push_back(*rule);
+  }
+  if (!options.fallback.empty()) {
+    auto fallback = parse_tensor_recipe(options.fallback);
+    if (!fallback) return std::move(fallback).error();
+    parsed.fallback = *fallback;
+  }
+  return parsed;
+}
+
+ordered_json to_json(const QuantizeReport& report, const std::optional<SelfTest>& test) {
+  ordered_json fallbacks = ordered_json::array();
+  for (const Fallback& fallback : report.fallbacks) {
+    fallbacks.push_back({{"tensor", fallback.tensor},
+                         {"wanted", fallback.wanted},
+                         {"used", fallback.used},
+                         {"reason", fallback.reason}});
+  }
+  ordered_json object = {{"output", report.output},
+                         {"bytes", report.n_bytes},
+                         {"bits_per_weight", report.bits_per_weight},
+                         {"seconds", report.seconds},
+                         {"peak_bytes", report.peak_bytes},
+                         {"fallbacks", std::move(fallbacks)},
+                         {"self_test", nullptr}};
+  if (test)
+    object["self_test"] = {{"kld_mean", test->kld_mean}, {"top1_agreement", test->top1_agreement}};
+  return object;
+}
+
+std::string to_text(const QuantizeReport& report, const std::optional<SelfTest>& test) {
+  constexpr double bytes_per_mb = 1e6;
+  std::string text = fmt::format(
+      "{}: {:.1f} MB, {:.3f} bits per weight, {} at most {:.0f} MB of memory\n", report.output,
+      static_cast<double>(report.n_bytes) / bytes_per_mb, report.bits_per_weight,
+      duration_text(report.seconds) + ",", static_cast<double>(report.peak_bytes) / bytes_per_mb);
+  if (test) {
+    text += fmt::format(
+        "self-test: KL divergence to the source {:.5f}, same most likely token {:.1f} % ({} "
+        "positions)\n",
+        test->kld_mean, 100 * test->top1_agreement, test->n_scored);
+  }
+  return text;
+}
+
+Exit run(const Options& options, bool is_convert) {
+  auto request = parse(options, is_convert);
+  if (!request) return refuse(request.error());
+  auto source = ModelFile::open(options.model.model);
+  if (!source) return fail(source.error());
+  const auto pool = make_pool(options.model);
+  watch_interrupts();
+  Result<QuantizeReport> report = [&] {
+    Progress progress(is_convert ? "converting" : "quantizing");
+    request->progress = [&](std::string_view tensor, std::int64_t n_done, std::int64_t n_total) {
+      return progress(n_done, n_total, tensor);
+    };
+    return quantize_model(*source, *request, *pool);
+  }();
+  if (!report) return fail(report.error());
+  for (const Fallback& fallback : report->fallbacks) {
+    spdlog::warn("{}: {} instead of {}: {}", fallback.tensor, fallback.used, fallback.wanted,
+                 fallback.reason);
+  }
+  std::optional<SelfTest> test;
+  if (!options.skip_self_test) {
+    std::string skipped;
+    Progress progress("self-test");
+    auto tested = self_test(
+        *source, options.output, *pool, skipped,
+        [&](std::int64_t n_done, std::int64_t n_total) { return progress(n_done, n_total); });
+    if (!tested) return fail(tested.error());
+    test = *tested;
+    if (!test) spdlog::warn("{}", skipped);
+  }
+  return print_result(options.json ? to_json(*report, test).dump() + "\n" : to_text(*report, test));
+}
+
+void add(CLI::App& command, Context& context, bool is_convert) {
+  auto options = std::make_shared<Options>();
+  if (is_convert) {
+    add_model_option(command, options->model);
+  } else {
+    command.add_option("-m,--model", options->model.model, "a .gguf file or a model folder")
+        ->required();
+    command.add_option("scheme", options->scheme,
+                       "scheme of the weights, such as int4.g32 (see lowbit formats)");
+    command.add_option("--recipe", options->recipe,
+                       "[METHOD:]SCHEME; methods: rtn (default), rtn-absmax");
+    command
+        .add_option("--rule", options->rules,
+                    "PATTERN=RECIPE or PATTERN=keep for tensors whose name matches; the first "
+                    "match decides")
+        ->take_all();
+    command.add_option("--fallback", options->fallback,
+                       "scheme for tensors that the wanted one does not fit");
+  }
+  command.add_option("-o,--output", options->output, "X.gguf, or DIR/ for a safetensors folder")
+      ->required();
+  command.add_flag("--no-self-test", options->skip_self_test,
+                   "do not load and compare what was written");
+  command.add_flag("--json", options->json, "one JSON object on stdout");
+  add_thread_option(command, options->model);
+  command.callback([options, is_convert, &context] { context.exit = run(*options, is_convert); });
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& parser, Context& context) {
+  CLI::App* command =
+      parser.add_subcommand("quantize", "Weights into another scheme, checked against the source");
+  add(*command, context, /*is_convert=*/false);
+  command->footer(
+      "Examples:\n"
+      "  lowbit quantize -m model.gguf q4_0 -o model-q4_0.gguf\n"
+      "  lowbit quantize -m model/ --recipe rtn:int4.g128 --rule '*embed_tokens*=q8_0' -o "
+      "model-int4/\n"
+      "  lowbit quantize -m model.gguf q4_k --fallback q5_0 -o model-q4_k.gguf");
+}
+
+void add_convert(CLI::App& parser, Context& context) {
+  CLI::App* command = parser.add_subcommand("convert", "The same numbers in another container");
+  add(*command, context, /*is_convert=*/true);
+  command->footer(
+      "Examples:\n  lowbit convert -m model/ -o model.gguf\n  lowbit convert -m model.gguf -o "
+      "model/");
+}
+
+}  // namespace lowbit::app
