@@ -160,7 +160,8 @@ TEST(Rounders, RefuseWhatTheyCannotDo) {
 TEST(GroupFit, FindsTheBestScaleOfAFineScan) {
   const Code& int3 = *parse_scheme("int3.g32")->code;
   const Levels levels(int3);
-  const StoredNumber scale(*parse_scheme("f32")->code);
+  const StoredCode f32(*parse_scheme("f32")->code);
+  const StoredNumber scale(f32);
   const std::vector<float> x = gaussian(32);
   std::vector<float> weights(32);
   for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = 1.0f + static_cast<float>(i % 3);

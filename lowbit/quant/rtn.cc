@@ -18,19 +18,6 @@ namespace {
 
 enum class Choice : std::uint8_t { extremes, search };
 
-/// A plane of scales or zeros whose codes are set by value.
-struct Plane {
-  QuantizedTensor* tensor = nullptr;
-  std::optional<CodeSearch> search;
-
-  explicit Plane(QuantizedTensor* plane) : tensor(plane) {
-    if (plane != nullptr) search.emplace(*plane->scheme.code);
-  }
-  void set(std::int64_t row, std::int64_t col, float value, float unit) {
-    tensor->codes.set(row, col, search->nearest(unit == 0 ? 0.0f : value / unit));
-  }
-};
-
 GroupFit fit_group(Choice choice, const GroupData& group, const Levels& levels,
                    const Scheme& scheme, const StoredNumber& scale, const StoredNumber* zero,
                    bool nonpositive) {
@@ -50,33 +37,45 @@ void fit_one_level(Choice choice, MatrixView w, const InputStats& stats, Quantiz
                    ThreadPool& pool) {
   const GroupWalk walk(w, stats, tensor);
   const Levels levels(*tensor.scheme.code);
-  const StoredNumber scale(*tensor.scale->scheme.code);
+  const StoredCode scale_code(*tensor.scale->scheme.code);
+  const StoredNumber scale(scale_code);
+  const std::optional<StoredCode> zero_code =
+      tensor.zero ? std::optional<StoredCode>(*tensor.zero->scheme.code) : std::nullopt;
   const std::optional<StoredNumber> zero =
-      tensor.zero ? std::optional<StoredNumber>(*tensor.zero->scheme.code) : std::nullopt;
+      zero_code ? std::optional<StoredNumber>(*zero_code) : std::nullopt;
   pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
     GroupWalk::Buffers buffers;
-    Plane scales(tensor.scale.get()), zeros(tensor.zero.get());
     for (std::int64_t row = first; row < last; ++row) {
       for (std::int64_t col = 0; col < walk.n_cols(); ++col) {
         const GroupFit fit = fit_group(choice, walk.group(row, col, buffers), levels, tensor.scheme,
                                        scale, zero ? &*zero : nullptr, /*nonpositive=*/false);
-        scales.set(row, col, fit.scale, 1);
-        if (tensor.zero) zeros.set(row, col, fit.zero, 1);
+        tensor.scale->codes.set(row, col, scale.code_of(fit.scale));
+        if (zero) tensor.zero->codes.set(row, col, zero->code_of(fit.zero));
       }
     }
   });
 }
 
+/// The codes of a tensor whose scales (and zeros) are codes under a scale of scales.
+struct TwoLevels {
+  explicit TwoLevels(const QuantizedTensor& tensor)
+      : levels(*tensor.scheme.code),
+        scale(*tensor.scale->scheme.code),
+        super_scale(*tensor.scale->scale->scheme.code),
+        exact(*parse_scheme("f32")->code) {
+    if (tensor.zero) zero.emplace(*tensor.zero->scheme.code);
+  }
+
+  Levels levels;
+  StoredCode scale, super_scale, exact;
+  std::optional<StoredCode> zero;
+};
+
 /// One super-block: the groups that share a scale of scales.
 class SuperBlock {
  public:
-  SuperBlock(Choice choice, const Levels& levels, QuantizedTensor& tensor)
-      : choice_(choice),
-        levels_(levels),
-        tensor_(tensor),
-        scales_(tensor.scale.get()),
-        zeros_(tensor.zero.get()),
-        super_scale_(*tensor.scale->scale->scheme.code) {}
+  SuperBlock(Choice choice, const TwoLevels& codes, QuantizedTensor& tensor)
+      : choice_(choice), codes_(codes), tensor_(tensor) {}
 
   void fit(const GroupWalk& walk, std::int64_t row, std::int64_t super_col) {
     const std::int64_t n = tensor_.scale->group_cols();
@@ -87,19 +86,19 @@ class SuperBlock {
     for (std::int64_t g = 0; g < n_groups_; ++g) {
       groups_.push_back(walk.group(row, first_ + g, buffers_[static_cast<std::size_t>(g)]));
     }
-    ideal_ = ideal_fits();
-    Solution best = solve(start_unit(&GroupFit::scale, *tensor_.scale),
-                          tensor_.zero ? start_unit(&GroupFit::zero, *tensor_.zero) : 0);
+    find_ideal_fits();
+    solve(start_unit(&GroupFit::scale, codes_.scale),
+          codes_.zero ? start_unit(&GroupFit::zero, *codes_.zero) : 0, best_);
     if (choice_ == Choice::search) {
       constexpr int max_rounds = 3;
       for (int i = 0; i < max_rounds; ++i) {
-        const auto [unit, zero_unit] = refit_units(best);
-        Solution next = solve(unit, zero_unit);
-        if (next.error >= best.error) break;
-        best = std::move(next);
+        const auto [unit, zero_unit] = refit_units(best_);
+        solve(unit, zero_unit, next_);
+        if (!(next_.error < best_.error)) break;
+        std::swap(best_, next_);
       }
     }
-    store(row, super_col, best);
+    store(row, super_col, best_);
   }
 
  private:
@@ -109,53 +108,53 @@ class SuperBlock {
     double error = 0;
   };
 
-  std::vector<GroupFit> ideal_fits() const {
-    static const Code& exact = *parse_scheme("f32")->code;
-    const StoredNumber any(exact);
-    std::vector<GroupFit> fits;
+  /// Scales and zeros as if they were stored exactly.
+  void find_ideal_fits() {
+    const StoredNumber any(codes_.exact);
+    ideal_.clear();
     for (const GroupData& group : groups_) {
-      fits.push_back(fit_group(choice_, group, levels_, tensor_.scheme, any,
-                               tensor_.zero ? &any : nullptr,
-                               /*nonpositive=*/tensor_.zero != nullptr));
+      ideal_.push_back(fit_group(choice_, group, codes_.levels, tensor_.scheme, any,
+                                 codes_.zero ? &any : nullptr,
+                                 /*nonpositive=*/codes_.zero.has_value()));
     }
-    return fits;
   }
 
-  /// The unit that lets the widest ideal number reach the end of its code's range, as stored.
-  float start_unit(float GroupFit::*field, const QuantizedTensor& plane) const {
+  /// The unit that lets the widest ideal number reach the end of its code's range, as stored; not
+  /// 0 as long as its smallest multiples may hold something.
+  float start_unit(float GroupFit::*field, const StoredCode& code) const {
     float widest = 0;
     for (const GroupFit& fit : ideal_) {
       if (std::abs(fit.*field) > std::abs(widest)) widest = fit.*field;
     }
-    const std::vector<float> values = writable_values(*plane.scheme.code);
-    const float low = values.front(), high = values.back();
-    const float end = -low > high ? low : high;
-    return super_scale_.nearest(widest / end);
+    const float unit = codes_.super_scale.nearest(widest / code.far_end());
+    return unit == 0 && widest != 0 ? codes_.super_scale.smallest() : unit;
   }
 
-  Solution solve(float unit, float zero_unit) const {
-    Solution solution{unit, zero_unit, {}, 0};
-    const StoredNumber scale(*tensor_.scale->scheme.code, unit);
-    const std::optional<StoredNumber> zero =
-        tensor_.zero
-            ? std::optional<StoredNumber>(std::in_place, *tensor_.zero->scheme.code, zero_unit)
-            : std::nullopt;
-    const int reach = choice_ == Choice::search ? 1 : 0;
+  void solve(float unit, float zero_unit, Solution& solution) const {
+    solution.unit = unit;
+    solution.zero_unit = zero_unit;
+    solution.groups.clear();
+    solution.error = 0;
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-      GroupFit best;
-      best.error = -1;
-      for (const float s : scale.around(ideal_[g].scale, reach)) {
-        const std::vector<float> zeros =
-            zero ? zero->around(ideal_[g].zero, reach) : std::vector<float>{0.0f};
-        for (const float z : zeros) {
-          const double error = group_error(groups_[g], levels_, s, 0, z);
-          if (best.error < 0 || error < best.error) best = {s, z, error};
-        }
-      }
-      solution.error += best.error;
-      solution.groups.push_back(best);
+      solution.groups.push_back(fit_stored(groups_[g], ideal_[g], unit, zero_unit));
+      solution.error += solution.groups.back().error;
     }
-    return solution;
+  }
+
+  /// The best of the stored scales and zeros around the ideal ones.
+  GroupFit fit_stored(const GroupData& group, const GroupFit& ideal, float unit,
+                      float zero_unit) const {
+    const int reach = choice_ == Choice::search ? 1 : 0;
+    GroupFit best{.scale = 0, .zero = 0, .error = -1};
+    StoredNumber(codes_.scale, unit).for_each_around(ideal.scale, reach, [&](float scale) {
+      const auto consider = [&](float zero) {
+        const double error = group_error(group, codes_.levels, scale, 0, zero);
+        if (best.error < 0 || error < best.error) best = {scale, zero, error};
+      };
+      if (!codes_.zero) return consider(0);
+      StoredNumber(*codes_.zero, zero_unit).for_each_around(ideal.zero, reach, consider);
+    });
+    return best;
   }
 
   /// Least squares of x ~ d (c v) + e m over the super-block, c and m the codes of `solution`.
@@ -168,51 +167,55 @@ class SuperBlock {
       const double m =
           solution.zero_unit == 0 ? 0 : static_cast<double>(fit.zero / solution.zero_unit);
       const float inverse = fit.scale == 0 ? 0 : 1 / fit.scale;
-      for (std::size_t i = 0; i < groups_[g].x.size(); ++i) {
-        const double x = static_cast<double>(groups_[g].x[i]);
-        const double weight =
-            groups_[g].weights.empty() ? 1 : static_cast<double>(groups_[g].weights[i]);
-        const double a =
-            c * static_cast<double>(levels_.nearest((groups_[g].x[i] - fit.zero) * inverse));
-        aa += weight * a * a;
-        ab += weight * a * m;
-        bb += weight * m * m;
-        ax += weight * a * x;
-        bx += weight * m * x;
-      }
+      const Sums sums = rounded_sums(groups_[g], codes_.levels, {inverse, -fit.zero * inverse});
+      aa += c * c * sums.wvv;
+      ax += c * sums.wxv;
+      if (!codes_.zero) continue;
+      const Totals totals = totals_of(groups_[g]);
+      ab += c * m * sums.wv;
+      bb += m * m * totals.w;
+      bx += m * totals.wx;
     }
     const double determinant = aa * bb - ab * ab;
     double unit = static_cast<double>(solution.unit),
            zero_unit = static_cast<double>(solution.zero_unit);
-    if (tensor_.zero && determinant > 0) {
+    if (determinant > 0) {
       unit = (bb * ax - ab * bx) / determinant;
       zero_unit = (aa * bx - ab * ax) / determinant;
     } else if (aa > 0) {
       unit = (ax - ab * zero_unit) / aa;
     }
-    return {super_scale_.nearest(static_cast<float>(unit)),
-            super_scale_.nearest(static_cast<float>(zero_unit))};
+    return {codes_.super_scale.nearest(static_cast<float>(unit)),
+            codes_.super_scale.nearest(static_cast<float>(zero_unit))};
   }
 
   void store(std::int64_t row, std::int64_t super_col, const Solution& solution) {
-    Plane(tensor_.scale->scale.get()).set(row, super_col, solution.unit, 1);
-    if (tensor_.zero) Plane(tensor_.zero->scale.get()).set(row, super_col, solution.zero_unit, 1);
+    store_plane(*tensor_.scale, codes_.scale, row, super_col, solution, solution.unit,
+                &GroupFit::scale);
+    if (!codes_.zero) return;
+    store_plane(*tensor_.zero, *codes_.zero, row, super_col, solution, solution.zero_unit,
+                &GroupFit::zero);
+  }
+
+  void store_plane(QuantizedTensor& plane, const StoredCode& code, std::int64_t row,
+                   std::int64_t super_col, const Solution& solution, float unit,
+                   float GroupFit::*field) const {
+    plane.scale->codes.set(row, super_col, codes_.super_scale.code_of(unit));
+    const StoredNumber stored(code, unit);
     for (std::int64_t g = 0; g < n_groups_; ++g) {
       const GroupFit& fit = solution.groups[static_cast<std::size_t>(g)];
-      scales_.set(row, first_ + g, fit.scale, solution.unit);
-      if (tensor_.zero) zeros_.set(row, first_ + g, fit.zero, solution.zero_unit);
+      plane.codes.set(row, first_ + g, stored.code_of(fit.*field));
     }
   }
 
   Choice choice_;
-  const Levels& levels_;
+  const TwoLevels& codes_;
   QuantizedTensor& tensor_;
-  Plane scales_, zeros_;
-  StoredNumber super_scale_;
   std::int64_t first_ = 0, n_groups_ = 0;
   std::vector<GroupWalk::Buffers> buffers_;
   std::vector<GroupData> groups_;
   std::vector<GroupFit> ideal_;
+  Solution best_, next_;
 };
 
 /// One scale of scales for the whole tensor (nvfp4): it lets the widest group reach the end of the
@@ -225,19 +228,18 @@ void fit_under_tensor_scale(Choice choice, MatrixView w, const InputStats& stats
   for (std::int64_t r = 0; r < w.rows; ++r) {
     for (const float value : w.row_span(r)) amax = std::max(amax, std::abs(value));
   }
-  const StoredNumber scale_codes(*tensor.scale->scheme.code);
-  const StoredNumber super(*tensor.scale->scale->scheme.code);
-  const float unit = super.nearest(amax / (scale_codes.largest() * levels.high()));
-  Plane(tensor.scale->scale.get()).set(0, 0, unit, 1);
-  const StoredNumber scale(*tensor.scale->scheme.code, unit);
+  const StoredCode scale_code(*tensor.scale->scheme.code);
+  const StoredCode super_code(*tensor.scale->scale->scheme.code);
+  const float unit = super_code.nearest(amax / (scale_code.largest() * levels.high()));
+  tensor.scale->scale->codes.set(0, 0, super_code.code_of(unit));
+  const StoredNumber scale(scale_code, unit);
   pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
     GroupWalk::Buffers buffers;
-    Plane scales(tensor.scale.get());
     for (std::int64_t row = first; row < last; ++row) {
       for (std::int64_t col = 0; col < walk.n_cols(); ++col) {
         const GroupFit fit = fit_group(choice, walk.group(row, col, buffers), levels, tensor.scheme,
                                        scale, nullptr, /*nonpositive=*/false);
-        scales.set(row, col, fit.scale, unit);
+        tensor.scale->codes.set(row, col, scale.code_of(fit.scale));
       }
     }
   });
@@ -246,10 +248,10 @@ void fit_under_tensor_scale(Choice choice, MatrixView w, const InputStats& stats
 void fit_super_blocks(Choice choice, MatrixView w, const InputStats& stats, QuantizedTensor& tensor,
                       ThreadPool& pool) {
   const GroupWalk walk(w, stats, tensor);
-  const Levels levels(*tensor.scheme.code);
+  const TwoLevels codes(tensor);
   const std::int64_t n_super = tensor.scale->scale->cols;
   pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
-    SuperBlock block(choice, levels, tensor);
+    SuperBlock block(choice, codes, tensor);
     for (std::int64_t row = first; row < last; ++row) {
       for (std::int64_t super_col = 0; super_col < n_super; ++super_col)
         block.fit(walk, row, super_col);

@@ -7,19 +7,21 @@
 #include <vector>
 
 #include "lowbit/quant/group_walk.h"
+#include "lowbit/quant/stored_number.h"
 
 namespace lowbit {
 namespace {
 
-constexpr int n_lanes = 4;
+constexpr int quad_size = 4;
 constexpr std::size_t n_patterns = 32;
 constexpr int n_rounds = 3;
 
-using Quad = std::array<float, n_lanes>;
+using Quad = std::array<float, quad_size>;
 
 std::size_t key_of(const float* v) {
   std::size_t key = 0;
-  for (int lane = 0; lane < n_lanes; ++lane) key = key * 3 + static_cast<std::size_t>(v[lane] + 1);
+  for (int lane = 0; lane < quad_size; ++lane)
+    key = key * 3 + static_cast<std::size_t>(v[lane] + 1);
   return key;
 }
 
@@ -28,7 +30,7 @@ class Patterns {
  public:
   explicit Patterns(const Code& code) {
     for (std::size_t i = 0; i < n_patterns; ++i) {
-      code_[key_of(code.values.data() + i * n_lanes)] = static_cast<std::uint32_t>(i);
+      code_[key_of(code.values.data() + i * quad_size)] = static_cast<std::uint32_t>(i);
     }
   }
   std::uint32_t code(const Quad& v) const { return code_[key_of(v.data())]; }
@@ -42,7 +44,7 @@ Quad pattern_of(const float* x, const float* w, float d) {
   Quad v;
   int zero_lane = 0;
   float least = 0;
-  for (int lane = 0; lane < n_lanes; ++lane) {
+  for (int lane = 0; lane < quad_size; ++lane) {
     const float magnitude = std::abs(x[lane]);
     const float loss = (w == nullptr ? 1.0f : w[lane]) * d * (2 * magnitude - d);
     if (lane == 0 || loss < least) zero_lane = lane, least = loss;
@@ -55,10 +57,10 @@ Quad pattern_of(const float* x, const float* w, float d) {
 /// Least squares scale for the patterns at scale d.
 float refitted(const GroupData& group, float d) {
   double numerator = 0, denominator = 0;
-  for (std::size_t i = 0; i + n_lanes <= group.x.size(); i += n_lanes) {
+  for (std::size_t i = 0; i + quad_size <= group.x.size(); i += quad_size) {
     const float* w = group.weights.empty() ? nullptr : group.weights.data() + i;
     const Quad v = pattern_of(group.x.data() + i, w, d);
-    for (std::size_t lane = 0; lane < n_lanes; ++lane) {
+    for (std::size_t lane = 0; lane < quad_size; ++lane) {
       const double weight = w == nullptr ? 1 : static_cast<double>(w[lane]);
       numerator += weight * static_cast<double>(v[lane] * group.x[i + lane]);
       denominator += weight * static_cast<double>(v[lane] * v[lane]);
@@ -69,26 +71,26 @@ float refitted(const GroupData& group, float d) {
 
 float mean_of_largest(const GroupData& group) {
   double sum = 0;
-  for (std::size_t i = 0; i + n_lanes <= group.x.size(); i += n_lanes) {
+  for (std::size_t i = 0; i + quad_size <= group.x.size(); i += quad_size) {
     float least = std::abs(group.x[i]);
-    for (std::size_t lane = 0; lane < n_lanes; ++lane) {
+    for (std::size_t lane = 0; lane < quad_size; ++lane) {
       const float magnitude = std::abs(group.x[i + lane]);
       sum += static_cast<double>(magnitude);
       least = std::min(least, magnitude);
     }
     sum -= static_cast<double>(least);
   }
-  const auto n_kept = static_cast<double>(group.x.size()) * (n_lanes - 1) / n_lanes;
+  const auto n_kept = static_cast<double>(group.x.size()) * (quad_size - 1) / quad_size;
   return n_kept > 0 ? static_cast<float>(sum / n_kept) : 0;
 }
 
 }  // namespace
 
 bool is_sparse_ternary(const Code& code) {
-  if (code.dim != n_lanes || code.signs != 0 || code.values.size() != n_patterns * n_lanes)
+  if (code.dim != quad_size || code.signs != 0 || code.values.size() != n_patterns * quad_size)
     return false;
   for (std::size_t i = 0; i < n_patterns; ++i) {
-    const auto quad = code.values.subspan(i * n_lanes, n_lanes);
+    const auto quad = code.values.subspan(i * quad_size, quad_size);
     const auto is_trit = [](float v) { return v == -1 || v == 0 || v == 1; };
     if (!std::ranges::all_of(quad, is_trit) || std::ranges::count(quad, 0.0f) != 1) return false;
   }
@@ -99,9 +101,9 @@ void round_sparse_ternary(MatrixView w, const InputStats& stats, QuantizedTensor
                           bool refit, ThreadPool& pool) {
   const GroupWalk walk(w, stats, tensor);
   const Patterns patterns(*tensor.scheme.code);
-  const StoredNumber stored(*tensor.scale->scheme.code);
+  const StoredCode stored(*tensor.scale->scheme.code);
   const CodeSearch scale_codes(*tensor.scale->scheme.code);
-  const std::int64_t quads_per_group = tensor.group_cols() / n_lanes;
+  const std::int64_t quads_per_group = tensor.group_cols() / quad_size;
   pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
     GroupWalk::Buffers buffers;
     for (std::int64_t row = first; row < last; ++row) {
@@ -111,10 +113,10 @@ void round_sparse_ternary(MatrixView w, const InputStats& stats, QuantizedTensor
         for (int i = 0; refit && i < n_rounds; ++i) d = refitted(group, d);
         d = stored.nearest(d);
         tensor.scale->codes.set(row, col, scale_codes.nearest(d));
-        for (std::size_t i = 0; i + n_lanes <= group.x.size(); i += n_lanes) {
+        for (std::size_t i = 0; i + quad_size <= group.x.size(); i += quad_size) {
           const float* weights = group.weights.empty() ? nullptr : group.weights.data() + i;
           const Quad v = pattern_of(group.x.data() + i, weights, d);
-          tensor.codes.set(row, col * quads_per_group + static_cast<std::int64_t>(i / n_lanes),
+          tensor.codes.set(row, col * quads_per_group + static_cast<std::int64_t>(i / quad_size),
                            patterns.code(v));
         }
       }
