@@ -19,7 +19,7 @@
 
 namespace lowbit {
 
-class RandomModel final : public TensorSource {
+class RandomModel : public TensorSource {
  public:
   struct Options {
     std::uint64_t seed = 1;

@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "lowbit/base/assert.h"
+
 namespace lowbit {
 namespace {
 
@@ -116,6 +118,7 @@ Status bind_matrix(const Wanted& want, QuantizedTensor tensor, Backend& backend,
     auto transformed = options.transform(want.name, std::move(tensor));
     if (!transformed) return std::move(transformed).error();
     tensor = *std::move(transformed);
+    LOWBIT_ASSERT(tensor.rows == want.shape.rows && tensor.cols == want.shape.cols);
   }
   const auto activations =
       want.takes_activations ? options.activations : std::optional<Activations>();
@@ -129,6 +132,10 @@ Status bind(const Wanted& want, const TensorSource& source, Backend& backend,
             const LoadOptions& options) {
   auto tensor = source.load(want.name);
   if (!tensor) return std::move(tensor).error();
+  if (tensor->rows != want.shape.rows || tensor->cols != want.shape.cols) {
+    return Error(fmt::format("holds {} x {} numbers, its header says {} x {}", tensor->rows,
+                             tensor->cols, want.shape.rows, want.shape.cols));
+  }
   auto bound = want.vector != nullptr ? bind_vector(*tensor, *want.vector, backend)
                                       : bind_matrix(want, *std::move(tensor), backend, options);
   source.drop(want.name);

@@ -83,6 +83,18 @@ TEST_F(Weights, ErrorsNameTensorAndShapes) {
   }
 }
 
+TEST_F(Weights, TensorsThatAreNotWhatTheirHeaderSaysAreErrors) {
+  struct Lying : RandomModel {
+    using RandomModel::RandomModel;
+    Result<QuantizedTensor> load(std::string_view name) const override {
+      if (name != "model.layers.0.mlp.up_proj.weight") return RandomModel::load(name);
+      return QuantizedTensor(*parse_scheme("f32"), 208, 72);
+    }
+  };
+  expect_mentions(load_error(Lying(RandomModel::Options{})),
+                  {"model.layers.0.mlp.up_proj.weight", "208 x 72", "104 x 72"});
+}
+
 TEST_F(Weights, NumbersThatAreNotFiniteAreErrors) {
   constexpr std::uint32_t half_nan = 0x7e00, float_infinity = 0x7f800000;
   {
