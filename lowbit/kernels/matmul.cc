@@ -30,22 +30,45 @@ void grow(std::vector<T>& buffer, std::int64_t n_items) {
 }
 
 /// An upper bound of what the bodies carve out of a thread's scratch.
-std::int64_t scratch_bytes(std::int64_t block_k, std::int64_t cols, std::int64_t n_panels,
-                           std::int64_t n_tokens, bool is_f32) {
-  constexpr std::int64_t factor_vectors = 5, alignment_slack = 4096;
+std::int64_t scratch_bytes(std::int64_t block_k, std::int64_t n_panels, std::int64_t n_tokens,
+                           bool is_f32) {
+  constexpr std::int64_t factor_vectors = 5, alignment_slack = 1024;
   const std::int64_t number = is_f32 ? sizeof(float) : 1;
   const std::int64_t vector = panel_cols * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t panel =
       panel_cols * block_k * number + factor_vectors * (block_k / sum_block + 2) * vector;
-  const std::int64_t sums = 2 * static_cast<std::int64_t>(sizeof(float)) * (cols / sum_block + 2);
-  return round_up(n_panels * panel + n_tokens * (sums + n_panels * vector) + alignment_slack,
-                  cache_line);
+  return round_up(n_panels * (panel + n_tokens * vector) + alignment_slack, cache_line);
 }
 
 /// Tokens of one piece of work: their codes stay in the second-level cache while panels pass by.
 constexpr std::int64_t max_piece_tokens = 256;
 /// Inputs unpacked at a time when the tokens fit one tile.
 constexpr std::int64_t gemv_block_k = 512;
+
+/// Sums over 16 inputs -> sums over steps, in order; starts are those times bias. T is float or
+/// int32.
+template <class T>
+void sum_steps(const T* blocks, std::int64_t n_blocks, std::int64_t step_k, std::int64_t n_sums,
+               T* sums) {
+  const std::int64_t per_step = (step_k + sum_block - 1) / sum_block;
+  for (std::int64_t step = 0; step < n_sums; ++step) {
+    T total = 0;
+    const std::int64_t last = std::min((step + 1) * per_step, n_blocks);
+    for (std::int64_t i = step * per_step; i < last; ++i) total = total + blocks[i];
+    sums[step] = total;
+  }
+}
+
+/// Calls body(token) for all tokens; few are not worth waking the threads for.
+template <class Body>
+void for_tokens(std::int64_t n_tokens, ThreadPool& pool, const Body& body) {
+  constexpr std::int64_t few = 8, tokens_per_chunk = 4;
+  auto range = [&](std::int64_t first, std::int64_t last, int) {
+    for (std::int64_t token = first; token < last; ++token) body(token);
+  };
+  if (n_tokens <= few) return range(0, n_tokens, 0);
+  pool.parallel_for(n_tokens, tokens_per_chunk, range);
+}
 
 bool is_gemv(const KernelTable& kernels, std::int64_t n_tokens) {
   return n_tokens <= kernels.matmul.tile_tokens;
@@ -59,22 +82,19 @@ void prepare_activations(const KernelTable& kernels, MatrixView x, Activations a
   out.kind_ = activations;
   out.n_tokens_ = x.rows;
   out.cols_ = x.cols;
-  constexpr std::int64_t tokens_per_chunk = 4;
   if (activations == Activations::f32) {
     constexpr std::int64_t size = sizeof(float);
     out.x_stride_ = odd_lines(x.cols * size) / size;
-    out.x_sums_stride_ = n_sums;
+    out.sums_stride_ = n_sums;
     grow(out.x_, x.rows * out.x_stride_);
     grow(out.x_sums_, x.rows * n_sums);
-    pool.parallel_for(x.rows, tokens_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
-      for (std::int64_t token = first; token < last; ++token) {
-        const float* from = x.row(token);
-        std::copy(from, from + x.cols, out.x_.data() + token * out.x_stride_);
-        for (std::int64_t k = 0; k < x.cols; k += sum_block) {
-          float total = 0;
-          for (std::int64_t i = k; i < std::min(k + sum_block, x.cols); ++i) total += from[i];
-          out.x_sums_[static_cast<std::size_t>(token * n_sums + k / sum_block)] = total;
-        }
+    for_tokens(x.rows, pool, [&](std::int64_t token) {
+      const float* from = x.row(token);
+      std::copy(from, from + x.cols, out.x_.data() + token * out.x_stride_);
+      for (std::int64_t k = 0; k < x.cols; k += sum_block) {
+        float total = 0;
+        for (std::int64_t i = k; i < std::min(k + sum_block, x.cols); ++i) total += from[i];
+        out.x_sums_[static_cast<std::size_t>(token * n_sums + k / sum_block)] = total;
       }
     });
     return;
@@ -86,13 +106,11 @@ void prepare_activations(const KernelTable& kernels, MatrixView x, Activations a
   grow(out.codes_, x.rows * out.codes_stride_);
   grow(out.scales_, x.rows * out.scales_stride_);
   grow(out.sums_, x.rows * n_sums);
-  pool.parallel_for(x.rows, tokens_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
-    for (std::int64_t token = first; token < last; ++token) {
-      kernels.matmul.quantize_row(x.row(token), x.cols, group,
-                                  out.codes_.data() + token * out.codes_stride_,
-                                  out.scales_.data() + token * out.scales_stride_,
-                                  out.sums_.data() + token * out.sums_stride_);
-    }
+  for_tokens(x.rows, pool, [&](std::int64_t token) {
+    kernels.matmul.quantize_row(x.row(token), x.cols, group,
+                                out.codes_.data() + token * out.codes_stride_,
+                                out.scales_.data() + token * out.scales_stride_,
+                                out.sums_.data() + token * out.sums_stride_);
   });
 }
 
@@ -105,22 +123,42 @@ void matmul(const KernelTable& kernels, const PackedMatrix& w, const PackedActiv
   job.y = y.data;
   job.y_stride = y.stride;
   const std::int64_t padded_k = round_up(w.cols(), tile_k);
+  const std::int64_t n_blocks = (w.cols() + sum_block - 1) / sum_block;
   if (is_f32) {
     job.x = x.x_.data();
     job.x_stride = x.x_stride_;
-    job.x_sums = x.x_sums_.data();
-    job.x_sums_stride = x.x_sums_stride_;
     job.step_k = job.w.group_k == 0 ? padded_k : job.w.group_k;
+    job.n_sums = (w.cols() + job.step_k - 1) / job.step_k;
+    if (job.w.zero_kind == ZeroKind::real || job.w.zero_kind == ZeroKind::product) {
+      grow(x.step_x_sums_, job.n_tokens * job.n_sums);
+      job.x_sums = x.step_x_sums_.data();
+      for_tokens(job.n_tokens, pool, [&](std::int64_t token) {
+        sum_steps(x.x_sums_.data() + token * x.sums_stride_, n_blocks, job.step_k, job.n_sums,
+                  x.step_x_sums_.data() + token * job.n_sums);
+      });
+    }
   } else {
     job.codes = x.codes_.data();
     job.codes_stride = x.codes_stride_;
     job.scales = x.scales_.data();
     job.scales_stride = x.scales_stride_;
     job.activation_group_k = group_of(x.kind_);
-    job.sums = x.sums_.data();
-    job.sums_stride = x.sums_stride_;
-    const std::int64_t step = int8_step(product_scheme(w.scheme()), x.kind_);
+    const ProductScheme product = product_scheme(w.scheme());
+    const std::int64_t step = int8_step(product, x.kind_);
     job.step_k = step == 0 ? padded_k : step;
+    const std::int64_t sum_k = product.is_two_level ? job.w.group_k : job.step_k;
+    job.n_sums = (w.cols() + sum_k - 1) / sum_k;
+    grow(x.step_sums_, job.n_tokens * job.n_sums);
+    grow(x.step_starts_, job.n_tokens * job.n_sums);
+    job.sums = x.step_sums_.data();
+    job.starts = x.step_starts_.data();
+    const std::int32_t bias = job.w.least + (job.w.wide ? kernels.matmul.wide_bias : 0);
+    for_tokens(job.n_tokens, pool, [&](std::int64_t token) {
+      std::int32_t* sums = x.step_sums_.data() + token * job.n_sums;
+      std::int32_t* starts = x.step_starts_.data() + token * job.n_sums;
+      sum_steps(x.sums_.data() + token * x.sums_stride_, n_blocks, sum_k, job.n_sums, sums);
+      for (std::int64_t i = 0; i < job.n_sums; ++i) starts[i] = sums[i] * bias;
+    });
   }
   const bool few = is_gemv(kernels, job.n_tokens);
   const bool one_chain = is_f32 && job.w.group_k == 0;
@@ -135,8 +173,8 @@ void matmul(const KernelTable& kernels, const PackedMatrix& w, const PackedActiv
   const std::int64_t piece_tokens = std::min(job.n_tokens, max_piece_tokens);
   const std::int64_t n_pieces = (job.n_tokens + piece_tokens - 1) / piece_tokens;
   job.scratch_bytes =
-      scratch_bytes(std::min(job.block_k, padded_k), w.cols(),
-                    std::max(table.gemv_panels, table.tile_panels), piece_tokens, is_f32);
+      scratch_bytes(std::min(job.block_k, padded_k), std::max(table.gemv_panels, table.tile_panels),
+                    piece_tokens, is_f32);
   grow(x.scratch_, pool.n_threads() * job.scratch_bytes + cache_line);
   std::byte* scratch = x.scratch_.data();
   scratch += cache_line - reinterpret_cast<std::uintptr_t>(scratch) % cache_line;

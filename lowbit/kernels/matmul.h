@@ -32,12 +32,13 @@ class PackedActivations {
 
   Activations kind_ = Activations::f32;
   std::int64_t n_tokens_ = 0, cols_ = 0;
-  std::int64_t x_stride_ = 0, x_sums_stride_ = 0, codes_stride_ = 0, scales_stride_ = 0,
-               sums_stride_ = 0;
+  std::int64_t x_stride_ = 0, codes_stride_ = 0, scales_stride_ = 0, sums_stride_ = 0;
   std::vector<float> x_, x_sums_, scales_;
   std::vector<std::int8_t> codes_;
   std::vector<std::int32_t> sums_;
   mutable std::vector<std::byte> scratch_;
+  mutable std::vector<float> step_x_sums_;  // per step of the current product
+  mutable std::vector<std::int32_t> step_sums_, step_starts_;
 };
 
 /// x: (n_tokens, K) row-major f32, any alignment and stride.

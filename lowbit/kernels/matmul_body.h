@@ -58,20 +58,42 @@ LOWBIT_PRIMITIVE i32x16 times_sum(const i32x16& zero, std::int32_t asum, bool is
   return is_short ? mul_i16(zero, splat(asum)) : mul(zero, splat(asum));
 }
 
-/// acc += codes of quads [first, last) times x.
+/// acc += the codes of one quad times x.
+template <int n_tokens, int n_panels, bool wide>
+LOWBIT_PRIMITIVE void dot_quad(const Int8Tile& t, const std::uint8_t* codes, const std::int8_t* x,
+                               i32x16 (&acc)[n_tokens][n_panels]) {
+  u8x64 w[n_panels];
+#pragma GCC unroll 4
+  for (int p = 0; p < n_panels; ++p) w[p] = load(codes + p * t.codes_stride);
+#pragma GCC unroll 8
+  for (int i = 0; i < n_tokens; ++i) {
+    const u8x64 four = broadcast4(x + i * t.x_stride);
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) acc[i][p] = dot4<wide>(acc[i][p], w[p], four);
+  }
+}
+
+/// acc += codes of quads [first, last) times x. Whole tiles, the usual step, run without a branch:
+/// a loop of 8 rounds costs as much in its exit as in its products.
 template <int n_tokens, int n_panels, bool wide>
 LOWBIT_PRIMITIVE void dot_quads(const Int8Tile& t, std::int64_t first, std::int64_t last,
                                 i32x16 (&acc)[n_tokens][n_panels]) {
-  for (std::int64_t quad = first; quad < last; ++quad) {
-    u8x64 w[n_panels];
-#pragma GCC unroll 4
-    for (int p = 0; p < n_panels; ++p) w[p] = load(t.codes + p * t.codes_stride + quad * row_bytes);
+  constexpr int tile_quads = tile_k / quad_k;
+  const std::uint8_t* codes = t.codes + first * row_bytes;
+  const std::int8_t* x = t.x + first * quad_k;
+  std::int64_t n_quads = last - first;
+  for (; n_quads >= tile_quads; n_quads -= tile_quads) {
 #pragma GCC unroll 8
-    for (int i = 0; i < n_tokens; ++i) {
-      const u8x64 x = broadcast4(t.x + i * t.x_stride + quad * quad_k);
-#pragma GCC unroll 4
-      for (int p = 0; p < n_panels; ++p) acc[i][p] = dot4<wide>(acc[i][p], w[p], x);
+    for (int quad = 0; quad < tile_quads; ++quad) {
+      dot_quad<n_tokens, n_panels, wide>(t, codes + quad * row_bytes, x + quad * quad_k, acc);
     }
+    codes += tile_quads * row_bytes;
+    x += tile_quads * quad_k;
+  }
+  for (; n_quads > 0; --n_quads) {
+    dot_quad<n_tokens, n_panels, wide>(t, codes, x, acc);
+    codes += row_bytes;
+    x += quad_k;
   }
 }
 
@@ -203,30 +225,6 @@ Int8TileKernel int8_kernel(std::int64_t n, Form form, bool wide) {
   return int8_kernel_of<n_tokens, n_panels, false>(form);
 }
 
-/// Sums of codes per step for the tokens of a chunk, and what the accumulators start from.
-struct StepSums {
-  std::int32_t *asum, *start;
-  std::int64_t n_steps;
-};
-
-inline void sum_steps(const MatmulJob& job, std::int64_t step_k, std::int64_t first_token,
-                      std::int64_t last_token, std::int32_t bias, const StepSums& out) {
-  constexpr std::int64_t sum_block = 16;
-  const std::int64_t per_step = (step_k + sum_block - 1) / sum_block;
-  const std::int64_t n_sums = (job.w.cols + sum_block - 1) / sum_block;
-  for (std::int64_t token = first_token; token < last_token; ++token) {
-    const std::int32_t* sums = job.sums + token * job.sums_stride;
-    const std::int64_t at = (token - first_token) * out.n_steps;
-    for (std::int64_t step = 0; step < out.n_steps; ++step) {
-      std::int32_t total = 0;
-      const std::int64_t last = least_of((step + 1) * per_step, n_sums);
-      for (std::int64_t i = step * per_step; i < last; ++i) total += sums[i];
-      out.asum[at + step] = total;
-      out.start[at + step] = total * bias;
-    }
-  }
-}
-
 /// f of one token and panel -> y: what is constant along the row, then the store.
 LOWBIT_PRIMITIVE void finish(const MatmulJob& job, std::int64_t panel, std::int64_t token, f32x16 f,
                              float row_sum, float as) {
@@ -265,11 +263,11 @@ inline int shift_of(std::int64_t ratio) {
 }
 
 /// The sum over the steps of asum * as, for zeros that are constant along the row.
-inline float row_sum_of(const MatmulJob& job, std::int64_t token, const std::int32_t* asum,
-                        std::int64_t n_steps) {
+inline float row_sum_of(const MatmulJob& job, std::int64_t token) {
+  const std::int32_t* asum = job.sums + token * job.n_sums;
   if (job.activation_group_k == 0) return static_cast<float>(asum[0]);
   float h = 0;
-  for (std::int64_t step = 0; step < n_steps; ++step) {
+  for (std::int64_t step = 0; step < job.n_sums; ++step) {
     h = __builtin_fmaf(static_cast<float>(asum[step]), job.scales[token * job.scales_stride + step],
                        h);
   }
@@ -278,8 +276,7 @@ inline float row_sum_of(const MatmulJob& job, std::int64_t token, const std::int
 
 template <int n_panels>
 void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t first_token,
-                std::int64_t last_token, const StepSums& sums, const StepSums& sub_sums,
-                Scratch scratch) {
+                std::int64_t last_token, Scratch scratch) {
   const PanelView& w = job.w;
   const Form form = form_of(w);
   const bool two_level = form == Form::two_level || form == Form::two_level_zero;
@@ -348,13 +345,12 @@ void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t fir
     for (std::int64_t token = 0; token < n_tokens; token += tile_tokens) {
       const std::int64_t n = least_of(tile_tokens, n_tokens - token);
       const std::int64_t global = first_token + token;
-      const StepSums& s = two_level ? sub_sums : sums;
       const std::int64_t first_sum = two_level ? k / w.group_k : t.first_step;
       t.x = job.codes + global * job.codes_stride + k;
       t.as = job.activation_group_k == 0 ? ones : job.scales + global * job.scales_stride;
-      t.start = s.start + token * s.n_steps + first_sum;
-      t.asum = s.asum + token * s.n_steps + first_sum;
-      t.sums_stride = s.n_steps;
+      t.start = job.starts + global * job.n_sums + first_sum;
+      t.asum = job.sums + global * job.n_sums + first_sum;
+      t.sums_stride = job.n_sums;
       t.state = state + token * n_panels * panel_cols;
       int8_kernel<tile_tokens, n_panels>(n, form, wide)(t);
     }
@@ -362,9 +358,7 @@ void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t fir
   for (std::int64_t token = 0; token < n_tokens; ++token) {
     const std::int64_t global = first_token + token;
     const float as = job.activation_group_k == 0 ? job.scales[global * job.scales_stride] : 1.0f;
-    const float h = w.row_add == nullptr
-                        ? 0.0f
-                        : row_sum_of(job, global, sums.asum + token * sums.n_steps, sums.n_steps);
+    const float h = w.row_add == nullptr ? 0.0f : row_sum_of(job, global);
     for (int p = 0; p < n_panels; ++p) {
       finish(job, first_panel + p, global, load(state + (token * n_panels + p) * panel_cols), h,
              as);
@@ -374,30 +368,14 @@ void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t fir
 
 inline void int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                         std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  const PanelView& w = job.w;
-  Scratch scratch{memory};
-  const std::int64_t n_tokens = last_token - first_token;
-  const std::int32_t bias = w.least + (w.wide ? wide_bias : 0);
-  const Form form = form_of(w);
-  StepSums sums{}, sub_sums{};
-  const auto make = [&](std::int64_t step_k, StepSums& out) {
-    out.n_steps = (w.cols + step_k - 1) / step_k;
-    out.asum = scratch.take<std::int32_t>(n_tokens * out.n_steps);
-    out.start = scratch.take<std::int32_t>(n_tokens * out.n_steps);
-    sum_steps(job, step_k, first_token, last_token, bias, out);
-  };
-  if (form == Form::two_level || form == Form::two_level_zero) {
-    make(w.group_k, sub_sums);
-  } else {
-    make(job.step_k, sums);
-  }
+  const Scratch scratch{memory};
   std::int64_t panel = first_panel;
   for (; panel + tile_panels <= last_panel; panel += tile_panels) {
-    int8_group<tile_panels>(job, panel, first_token, last_token, sums, sub_sums, scratch);
+    int8_group<tile_panels>(job, panel, first_token, last_token, scratch);
   }
   if constexpr (tile_panels > 1) {
     for (; panel < last_panel; ++panel) {
-      int8_group<1>(job, panel, first_token, last_token, sums, sub_sums, scratch);
+      int8_group<1>(job, panel, first_token, last_token, scratch);
     }
   }
 }
@@ -486,26 +464,9 @@ F32TileKernel f32_kernel(std::int64_t n) {
   return f32_tile<n_tokens, n_panels>;
 }
 
-/// Sums of x per group (group_k 0: per row) from the sums of 16, in order.
-inline void sum_groups(const MatmulJob& job, std::int64_t first_token, std::int64_t last_token,
-                       std::int64_t n_groups, float* out) {
-  constexpr std::int64_t sum_block = 16;
-  const std::int64_t n_sums = (job.w.cols + sum_block - 1) / sum_block;
-  const std::int64_t per_group = job.w.group_k == 0 ? n_sums : job.w.group_k / sum_block;
-  for (std::int64_t token = first_token; token < last_token; ++token) {
-    const float* sums = job.x_sums + token * job.x_sums_stride;
-    for (std::int64_t group = 0; group < n_groups; ++group) {
-      float total = 0;
-      const std::int64_t last = least_of((group + 1) * per_group, n_sums);
-      for (std::int64_t i = group * per_group; i < last; ++i) total = total + sums[i];
-      *out++ = total;
-    }
-  }
-}
-
 template <int n_panels, int max_tokens>
 void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t first_token,
-               std::int64_t last_token, const float* xsum, std::int64_t n_groups, Scratch scratch) {
+               std::int64_t last_token, Scratch scratch) {
   const PanelView& w = job.w;
   const std::int64_t n_tokens = last_token - first_token;
   const std::int64_t padded_k = (w.cols + tile_k - 1) / tile_k * tile_k;
@@ -527,7 +488,7 @@ void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
   t.ws = ws;
   t.wz = varies && has_real_zero ? wz : nullptr;
   t.factor_panel = block_groups * panel_cols;
-  t.xsum_stride = n_groups;
+  t.xsum_stride = job.n_sums;
   for (std::int64_t k = 0; k < w.cols; k += block_k) {
     const std::int64_t last_k = least_of(k + block_k, padded_k);
     t.n_k = least_of(k + block_k, w.cols) - k;
@@ -548,13 +509,13 @@ void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
     for (std::int64_t token = 0; token < n_tokens; token += max_tokens) {
       const std::int64_t n = least_of(max_tokens, n_tokens - token);
       t.x = job.x + (first_token + token) * job.x_stride + k;
-      t.xsum = xsum + token * n_groups + (varies ? k / w.group_k : 0);
+      t.xsum = job.x_sums + (first_token + token) * job.n_sums + (varies ? k / w.group_k : 0);
       t.state = state + token * n_panels * panel_cols;
       f32_kernel<max_tokens, n_panels>(n)(t);
     }
   }
   for (std::int64_t token = 0; token < n_tokens; ++token) {
-    const float h = w.row_add == nullptr ? 0.0f : xsum[token * n_groups];
+    const float h = w.row_add == nullptr ? 0.0f : job.x_sums[first_token + token];
     for (int p = 0; p < n_panels; ++p) {
       finish(job, first_panel + p, first_token + token,
              load(state + (token * n_panels + p) * panel_cols), h, 1.0f);
@@ -564,28 +525,21 @@ void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
 
 inline void f32_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                        std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  const PanelView& w = job.w;
-  Scratch scratch{memory};
+  const Scratch scratch{memory};
   const std::int64_t n_tokens = last_token - first_token;
-  const std::int64_t n_groups = w.group_k == 0 ? 1 : (w.cols + w.group_k - 1) / w.group_k;
-  float* xsum = scratch.take<float>(n_tokens * n_groups);
-  if (w.zero_kind == ZeroKind::real || w.zero_kind == ZeroKind::product) {
-    sum_groups(job, first_token, last_token, n_groups, xsum);
-  }
   std::int64_t panel = first_panel;
   if constexpr (gemv_panels > tile_panels) {
     // One token gives one chain per panel: more panels at once hide the latency of fma.
     for (; n_tokens == 1 && panel + gemv_panels <= last_panel; panel += gemv_panels) {
-      f32_group<gemv_panels, 1>(job, panel, first_token, last_token, xsum, n_groups, scratch);
+      f32_group<gemv_panels, 1>(job, panel, first_token, last_token, scratch);
     }
   }
   for (; panel + tile_panels <= last_panel; panel += tile_panels) {
-    f32_group<tile_panels, tile_tokens>(job, panel, first_token, last_token, xsum, n_groups,
-                                        scratch);
+    f32_group<tile_panels, tile_tokens>(job, panel, first_token, last_token, scratch);
   }
   if constexpr (tile_panels > 1) {
     for (; panel < last_panel; ++panel) {
-      f32_group<1, tile_tokens>(job, panel, first_token, last_token, xsum, n_groups, scratch);
+      f32_group<1, tile_tokens>(job, panel, first_token, last_token, scratch);
     }
   }
 }
@@ -634,6 +588,7 @@ inline void quantize_row(const float* x, std::int64_t cols, std::int64_t group_k
 constexpr MatmulKernels matmul_kernels{.tile_tokens = tile_tokens,
                                        .tile_panels = tile_panels,
                                        .gemv_panels = gemv_panels,
+                                       .wide_bias = wide_bias,
                                        .quantize_row = quantize_row,
                                        .int8_panels = int8_panels,
                                        .f32_panels = f32_panels};

@@ -88,21 +88,23 @@ struct MatmulJob {
   float* y = nullptr;  // (n_tokens, w.rows), y_stride floats from row to row
   std::int64_t y_stride = 0;
 
-  // a=f32: (n_tokens, K); sums of x over 16 inputs each, where the weights have real zeros.
+  // a=f32: (n_tokens, K); where the weights have real zeros, the sum of x per group (or row).
   const float* x = nullptr;
   std::int64_t x_stride = 0;
-  const float* x_sums = nullptr;
-  std::int64_t x_sums_stride = 0;
+  const float* x_sums = nullptr;  // (n_tokens, n_sums)
 
   // int8: codes (n_tokens, K padded to tile_k with zeros); one scale per activation group, or per
-  // token when as_group_k is 0; int32 sums of the codes over 16 inputs each.
+  // token when activation_group_k is 0.
   const std::int8_t* codes = nullptr;
   std::int64_t codes_stride = 0;
   const float* scales = nullptr;
   std::int64_t scales_stride = 0;
   std::int64_t activation_group_k = 0;
+  // (n_tokens, n_sums), per step, per group of two-level scales: the sum of the codes; what the
+  // accumulator starts from (that sum times the bias of the stored codes).
   const std::int32_t* sums = nullptr;
-  std::int64_t sums_stride = 0;
+  const std::int32_t* starts = nullptr;
+  std::int64_t n_sums = 0;
 
   std::int64_t step_k = 0;   // inputs per step; K when nothing varies along the row
   std::int64_t block_k = 0;  // inputs unpacked at a time, a multiple of step_k and chunk_k, or all
@@ -111,6 +113,7 @@ struct MatmulJob {
 
 struct MatmulKernels {
   int tile_tokens = 1, tile_panels = 1, gemv_panels = 1;
+  int wide_bias = 0;  // of codes above 127
   /// One token to int8: codes (padded), one scale per group (group_k 0: one), sums over 16.
   void (*quantize_row)(const float* x, std::int64_t cols, std::int64_t group_k, std::int8_t* codes,
                        float* scales, std::int32_t* sums) = nullptr;

@@ -234,11 +234,10 @@ inline void unpack_values(const PanelView& v, std::int64_t panel, std::int64_t f
 
 // ---- factors
 
-/// The factors of the group that holds input k, decoded.
-LOWBIT_PRIMITIVE f32x16 factor_at(const PanelView& v, const FactorPlane& plane, std::int64_t panel,
-                                  std::int64_t k) {
-  const std::byte* chunk = chunk_at(v, panel, k);
-  const std::int64_t at = k % v.chunk_k / v.group_k * panel_cols;
+/// The factors of one group of a chunk, decoded.
+LOWBIT_PRIMITIVE f32x16 factor_of(const FactorPlane& plane, const std::byte* chunk,
+                                  std::int64_t group) {
+  const std::int64_t at = group * panel_cols;
   if (plane.kind != FactorKind::two_level) {
     return load_floats(plane.kind, chunk + plane.offset, at, plane.values);
   }
@@ -247,27 +246,38 @@ LOWBIT_PRIMITIVE f32x16 factor_at(const PanelView& v, const FactorPlane& plane, 
   return mul(coarse, mul(splat(plane.unit), to_f32(sub)));
 }
 
-/// Factors per step from input first_k on, a group's repeated where steps are finer: scales times
-/// `unit`, what real zeros add, integer zeros. Null where not wanted.
+/// Factors per step from input first_k (the start of a chunk) on, a group's repeated where steps
+/// are finer: scales times `unit`, what real zeros add, integer zeros. Null where not wanted.
 inline void unpack_step_factors(const PanelView& v, std::int64_t panel, std::int64_t first_k,
                                 std::int64_t n_steps, std::int64_t step_k, float unit, float* ws,
                                 float* wz, std::int32_t* zeros) {
   const f32x16 units = splat(unit);
   const bool is_product = v.zero_kind == ZeroKind::product;
+  const std::int64_t chunk_bytes = v.header_bytes + v.chunk_k / tile_k * v.tile_bytes;
+  const std::byte* chunk = chunk_at(v, panel, first_k);
+  std::int64_t k = 0;  // in the chunk
+  std::int64_t group = 0, group_end = v.group_k;
   for (std::int64_t step = 0; step < n_steps; ++step) {
-    const std::int64_t k = first_k + step * step_k, at = step * panel_cols;
-    const f32x16 scale = v.has_scale ? factor_at(v, v.scale, panel, k) : splat(1.0f);
+    const std::int64_t at = step * panel_cols;
+    const f32x16 scale = v.has_scale ? factor_of(v.scale, chunk, group) : splat(1.0f);
     store(ws + at, mul(scale, units));
     if (wz != nullptr) {
-      const f32x16 zero = factor_at(v, v.zero, panel, k);
+      const f32x16 zero = factor_of(v.zero, chunk, group);
       store(wz + at, is_product ? mul(splat(-1.0f), mul(scale, zero)) : zero);
     }
     if (zeros != nullptr) {
-      const std::byte* bytes = chunk_at(v, panel, k) + v.zero_offset;
-      const std::int64_t group = k % v.chunk_k / v.group_k;
-      const i32x16 zero =
-          load_u8(reinterpret_cast<const std::uint8_t*>(bytes) + group * panel_cols);
-      store(zeros + at, add(zero, splat(v.zero_least)));
+      const std::uint8_t* bytes = reinterpret_cast<const std::uint8_t*>(chunk + v.zero_offset);
+      store(zeros + at, add(load_u8(bytes + group * panel_cols), splat(v.zero_least)));
+    }
+    k += step_k;
+    if (k == group_end) {
+      ++group;
+      group_end += v.group_k;
+    }
+    if (k == v.chunk_k) {
+      chunk += chunk_bytes;
+      k = group = 0;
+      group_end = v.group_k;
     }
   }
 }
