@@ -366,8 +366,11 @@ void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t fir
   }
 }
 
+#include "lowbit/kernels/gemv_body.h"
+
 inline void int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                         std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
+  if (job.n_tokens == 1) return int8_gemv(job, first_panel, last_panel);
   const Scratch scratch{memory};
   std::int64_t panel = first_panel;
   for (; panel + tile_panels <= last_panel; panel += tile_panels) {

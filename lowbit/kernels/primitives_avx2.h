@@ -17,7 +17,7 @@ struct Mask16 {
 };
 
 /// Tile of the products: 2 tokens x 1 panel fill the 16 registers.
-constexpr int tile_tokens = 2, tile_panels = 1, gemv_panels = 2;
+constexpr int tile_tokens = 2, tile_panels = 1, gemv_panels = 2, int8_gemv_panels = 1;
 constexpr int attention_rows = 2, attention_vectors = 2;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;

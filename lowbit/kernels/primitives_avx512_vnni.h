@@ -15,7 +15,7 @@ struct Mask16 {
 };
 
 /// Tile of the products: 6 tokens x 2 panels keep 12 int32 and 12 f32 accumulators in registers.
-constexpr int tile_tokens = 6, tile_panels = 2, gemv_panels = 4;
+constexpr int tile_tokens = 6, tile_panels = 2, gemv_panels = 4, int8_gemv_panels = 2;
 constexpr int attention_rows = 4, attention_vectors = 4;
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;

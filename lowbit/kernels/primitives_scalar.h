@@ -18,7 +18,7 @@ struct Mask16 {
 };
 
 /// Tile of the products in tokens x panels of 16 columns; panels of a product with few tokens.
-constexpr int tile_tokens = 1, tile_panels = 1, gemv_panels = 1;
+constexpr int tile_tokens = 1, tile_panels = 1, gemv_panels = 1, int8_gemv_panels = 1;
 /// Attention: tasks x vectors of keys (or of numbers of the head) in registers at a time.
 constexpr int attention_rows = 1, attention_vectors = 1;
 /// Codes that need 8 bits ("wide") are multiplied as byte - wide_bias.
