@@ -32,14 +32,45 @@ template <class T, auto free_function>
 using Owned = std::unique_ptr<T, Free<free_function>>;
 using Code = Owned<pcre2_code, pcre2_code_free>;
 
+// Unicode's White_Space. PCRE2's \s has U+180E besides, which lost that property in Unicode 6.3;
+// the engines that made the vocabularies know that.
+constexpr std::string_view white_space =
+    R"(\t-\r\x20\x85\xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
+
+/// The expression with \s, and \S outside of classes, spelled out.
+std::string with_unicode_white_space(std::string_view regex) {
+  std::string spelled;
+  bool in_class = false;
+  for (std::size_t i = 0; i < regex.size(); ++i) {
+    const std::string_view rest = regex.substr(i);
+    if (rest.starts_with("\\s") || (rest.starts_with("\\S") && !in_class)) {
+      spelled += in_class ? "" : rest[1] == 's' ? "[" : "[^";
+      spelled += white_space;
+      spelled += in_class ? "" : "]";
+      ++i;
+      continue;
+    }
+    if (rest.starts_with('\\') && rest.size() > 1) {
+      spelled += rest.substr(0, 2);
+      ++i;
+      continue;
+    }
+    if (rest[0] == '[') in_class = true;
+    if (rest[0] == ']') in_class = false;
+    spelled += rest[0];
+  }
+  return spelled;
+}
+
 PCRE2_SPTR as_pcre(std::string_view text) {
   return reinterpret_cast<PCRE2_SPTR>(text.data());
 }
 
 Result<Code> compile(std::string_view regex, std::uint32_t options) {
+  const std::string spelled = with_unicode_white_space(regex);
   int error = 0;
   PCRE2_SIZE at = 0;
-  Code code(pcre2_compile(as_pcre(regex), regex.size(), PCRE2_UTF | PCRE2_UCP | options, &error,
+  Code code(pcre2_compile(as_pcre(spelled), spelled.size(), PCRE2_UTF | PCRE2_UCP | options, &error,
                           &at, nullptr));
   if (!code) {
     std::array<PCRE2_UCHAR, 256> message{};

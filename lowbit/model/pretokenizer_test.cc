@@ -72,6 +72,14 @@ TEST(Pretokenizer, CutsAsTheModelsDo) {
   EXPECT_EQ(split(named("falcon"), "a1234!"), (Texts{"a", "123", "4", "!"}));
 }
 
+TEST(Pretokenizer, WhiteSpaceIsUnicodes) {
+  // U+180E was a space once and is none now; U+0085 and U+2003 are.
+  EXPECT_EQ(split(named("gpt-2"), "a \u180eb"), (Texts{"a", " \u180e", "b"}));
+  EXPECT_EQ(split(named("gpt-2"), "a\u0085\u2003b"), (Texts{"a", "\u0085", "\u2003", "b"}));
+  EXPECT_EQ(split(pretokenizer_of({{.regex = R"(\S+|[^\S]+|\\s)"}}), "a\u180e \u00a0"),
+            (Texts{"a\u180e", " \u00a0"}));
+}
+
 TEST(Pretokenizer, BehaviorsMoveMatchesWhereTheySay) {
   const auto cut = [](SplitBehavior behavior, bool invert = false) {
     return split(pretokenizer_of({{.regex = "-", .behavior = behavior, .invert = invert}}),
