@@ -13,7 +13,6 @@ namespace lowbit::jinja {
 namespace {
 
 constexpr int max_recursion = 1000;  // nodes under evaluation at once: bounds the stack
-constexpr std::int64_t max_range = 100'000;
 constexpr std::size_t max_kept = std::size_t{1}
                                  << 18;  // macros, and scopes of recursive loops, in one render
 
@@ -475,7 +474,7 @@ class Interpreter final : public Runtime {
     if (const Method* method = callee.method()) return call_method(*this, *method, arguments);
     if (const Macro* macro = callee.macro()) return call_macro(*macro, std::move(arguments));
     if (const Loop* again = callee.loop()) return call_loop(*again, arguments);
-    if (const Builtin* builtin = callee.builtin()) return call_builtin(*builtin, arguments);
+    if (const Builtin* builtin = callee.builtin()) return call_builtin(*this, *builtin, arguments);
     return fail(fmt::format("a {} cannot be called", callee.type_name()));
   }
 
@@ -557,78 +556,6 @@ class Interpreter final : public Runtime {
                        arguments.positional.size()));
     }
     return !failed();
-  }
-
-  Value call_builtin(Builtin builtin, const Arguments& arguments) {
-    std::array<const Value*, 1> one{};
-    switch (builtin) {
-      case Builtin::range:
-        return call_range(arguments);
-      case Builtin::dict:
-        return make_dict(arguments);
-      case Builtin::make_namespace:
-        return call_namespace(arguments);
-      case Builtin::raise_exception:
-        if (!bind("raise_exception", arguments, std::array<std::string_view, 1>{"message"}, 1, one))
-          return {};
-        return fail(str(*one[0]).bytes());
-      case Builtin::strftime_now:
-        if (!bind("strftime_now", arguments, std::array<std::string_view, 1>{"format"}, 1, one))
-          return {};
-        if (!one[0]->text()) return fail("the format of a date must be a string");
-        return text(strftime(one[0]->text()->bytes()));
-    }
-    return {};
-  }
-
-  Value call_range(const Arguments& arguments) {
-    std::array<const Value*, 3> given{};
-    if (!bind("range", arguments, std::array<std::string_view, 3>{"", "", ""}, 1, given)) return {};
-    const std::int64_t first = given[1] ? integer(*given[0], "the start of a range") : 0;
-    const std::int64_t end = integer(given[1] ? *given[1] : *given[0], "the end of a range");
-    const std::int64_t step = given[2] ? integer(*given[2], "the step of a range") : 1;
-    if (failed()) return {};
-    if (step == 0) return fail("the step of a range cannot be zero");
-    constexpr std::int64_t limit = std::int64_t{1} << 60;  // far from overflow in what follows
-    if (std::abs(first) > limit || std::abs(end) > limit || std::abs(step) > limit)
-      return fail("a range is too large");
-    const std::int64_t n =
-        step > 0 ? (end - first + step - 1) / step : (first - end - step - 1) / -step;
-    if (n > max_range) return fail(fmt::format("a range holds more than {} numbers", max_range));
-    std::vector<Value> items;
-    for (std::int64_t i = 0; i < n; ++i) items.emplace_back(first + i * step);
-    return list(std::move(items), ListKind::range);
-  }
-
-  Value make_dict(const Arguments& arguments) {
-    std::vector<std::pair<Value, Value>> entries;
-    if (arguments.positional.size() > 1)
-      return fail("dict() takes at most one argument without a name");
-    for (const Value& given : arguments.positional) {
-      if (const Dict* from = given.dict()) {
-        entries = from->entries;
-        continue;
-      }
-      for (const Value& pair : iterate(given)) {
-        const std::vector<Value> parts = iterate(pair);
-        if (failed()) return {};
-        if (parts.size() != 2) return fail("dict() needs pairs of key and value");
-        entries.emplace_back(parts[0], parts[1]);
-      }
-    }
-    for (const auto& [name, value] : arguments.named) entries.emplace_back(text(name), value);
-    return failed() ? Value() : dict(std::move(entries));
-  }
-
-  Value call_namespace(const Arguments& arguments) {
-    const Value fields = make_dict(arguments);
-    if (failed()) return {};
-    std::vector<std::pair<std::string, Value>> named;
-    for (const auto& [key, value] : fields.dict()->entries) {
-      if (!key.text()) return fail("the names of a namespace's fields must be strings");
-      named.emplace_back(key.text()->bytes(), value);
-    }
-    return Value(Runtime::make_namespace(std::move(named)));
   }
 
   Text out_;

@@ -14,11 +14,6 @@ namespace lowbit::jinja {
 namespace {
 
 using Call = Value (*)(Runtime&, const Value& self, const Arguments&);
-template <std::size_t N>
-using Names = std::array<std::string_view, N>;
-template <std::size_t N>
-using Bound = std::array<const Value*, N>;
-
 struct Row {
   std::string_view name;
   Call call;

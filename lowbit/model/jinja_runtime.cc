@@ -15,6 +15,10 @@ constexpr int max_value_depth = 200;  // nesting of lists and dicts
 constexpr std::size_t max_value_weight =
     4'000'000;  // nodes of one value when shared parts are counted every time
 
+std::string too_long() {
+  return fmt::format("a string grows beyond {} MB", Text::max_bytes >> 20);
+}
+
 }  // namespace
 
 Value* Scope::find_here(std::string_view name) {
@@ -53,7 +57,7 @@ bool Runtime::charge(std::size_t n_steps) {
 
 Value Runtime::text(Text value) {
   if (value.overflowed()) {
-    return fail(fmt::format("a string grows beyond {} MB", Text::max_bytes >> 20));
+    return fail(too_long());
   }
   auto shared = std::make_shared<const SharedText>(std::move(value), &memory_);
   Value result(std::move(shared));
@@ -114,7 +118,7 @@ Text Runtime::str(const Value& value) {
   if (value.text()) return charge(value.weight()) ? *value.text() : Text();
   Text out;
   if (charge(value.weight())) print(value, out);
-  if (out.overflowed()) fail(fmt::format("a string grows beyond {} MB", Text::max_bytes >> 20));
+  if (out.overflowed()) fail(too_long());
   return out;
 }
 
@@ -211,10 +215,13 @@ Value Runtime::unsupported(std::string_view op, const Value& a, const Value& b) 
 Value Runtime::repeat(const Value& value, std::int64_t n) {
   n = std::max<std::int64_t>(n, 0);
   if (const Text* part = value.text()) {
-    Text out;
-    if (part->empty()) return value;
-    for (std::int64_t i = 0; i < n && !out.overflowed(); ++i) out.append(*part);
-    return text(out.as_markup(part->is_markup()));
+    if (n > 0 && part->n_bytes() > Text::max_bytes / static_cast<std::size_t>(n))
+      return fail(too_long());
+    const std::size_t n_bytes = part->n_bytes() * static_cast<std::size_t>(n);
+    Text out = part->slice(0, n == 0 ? 0 : part->n_bytes());
+    while (out.n_bytes() < n_bytes)
+      out.append(Text(out), 0, std::min(out.n_bytes(), n_bytes - out.n_bytes()));
+    return text(std::move(out));
   }
   const List& part = *value.list();
   std::vector<Value> items;
@@ -237,6 +244,11 @@ bool is_concatenable(const List* list) {
 std::int64_t floor_divide(std::int64_t a, std::int64_t b) {
   const std::int64_t q = a / b;
   return (a % b != 0 && (a < 0) != (b < 0)) ? q - 1 : q;
+}
+
+std::int64_t floor_remainder(std::int64_t a, std::int64_t b) {
+  const std::int64_t r = a % b;
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
 }
 
 double floor_modulo(double a, double b) {
@@ -280,7 +292,7 @@ Value Runtime::arithmetic(std::string_view op, const Value& a, const Value& b) {
     if (op == "*") overflow = __builtin_mul_overflow(*i, *j, &result);
     if (op == "//" || op == "%") {
       overflow = *j == -1 && *i == INT64_MIN;
-      if (!overflow) result = op == "%" ? *i - floor_divide(*i, *j) * *j : floor_divide(*i, *j);
+      if (!overflow) result = op == "%" ? floor_remainder(*i, *j) : floor_divide(*i, *j);
     }
     if (op == "**") {
       result = 1;

@@ -125,12 +125,19 @@ class Runtime {
   std::string message_;
 };
 
+template <std::size_t N>
+using Names = std::array<std::string_view, N>;
+template <std::size_t N>
+using Bound = std::array<const Value*, N>;
+
 bool is_filter(std::string_view name);
 bool is_test(std::string_view name);
 
 enum class MethodKind : std::uint8_t { absent, usable, changes_value };
 MethodKind find_method(const Value& object, std::string_view name);
 Value call_method(Runtime& runtime, const Method& method, const Arguments& arguments);
+
+Value call_builtin(Runtime& runtime, Builtin builtin, const Arguments& arguments);
 
 /// format % values, and str.format.
 Value percent_format(Runtime& runtime, const Text& format, const Value& values);

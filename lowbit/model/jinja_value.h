@@ -38,7 +38,7 @@ struct None {};
 
 /// Memory in use by the values of one render; values give theirs back when they die.
 struct Memory {
-  static constexpr std::size_t max_bytes = std::size_t{256} << 20;
+  static constexpr std::size_t max_bytes = std::size_t{128} << 20;
   std::size_t used = 0;
 };
 class MemoryShare {
@@ -59,7 +59,7 @@ class MemoryShare {
 
 struct SharedText {
   SharedText(Text t, Memory* memory)
-      : text(std::move(t)), share(memory, sizeof(SharedText) + text.n_bytes()) {}
+      : text(std::move(t)), share(memory, sizeof(SharedText) + text.bytes().capacity()) {}
   Text text;
   MemoryShare share;
 };
