@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // lowbit render: a chat template and its variables to the text a model would read. A diagnostic: it
 // shows what `run` sends, and which parts of it may become special tokens.
-#include <fstream>
+#include <algorithm>
+#include <cstddef>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <string>
 
 #include "lowbit/app/command.h"
+#include "lowbit/base/mapped_file.h"
 #include "lowbit/model/chat_template.h"
 
 namespace lowbit::app {
@@ -15,10 +19,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Result<std::string> read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file) return Error("cannot read " + path);
+std::string read_standard_input() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+std::string as_text(std::span<const std::byte> bytes) {
+  std::string text(bytes.size(), '\0');
+  std::transform(bytes.begin(), bytes.end(), text.begin(),
+                 [](std::byte b) { return static_cast<char>(b); });
   return text;
 }
 
@@ -30,11 +38,11 @@ Json describe(const MarkedText& text) {
 }
 
 Exit render(const std::string& path, bool as_json) {
-  const auto source = read_file(path);
-  if (!source) return fail(source.error());
-  const auto parsed = ChatTemplate::parse(*source);
+  const auto file = MappedFile::open(path);
+  if (!file) return fail(file.error());
+  const auto parsed = ChatTemplate::parse(as_text(file->bytes()));
   if (!parsed) return fail(Error(parsed.error()).in(path));
-  const Json variables = Json::parse(std::istreambuf_iterator<char>(std::cin), {}, nullptr, false);
+  const Json variables = Json::parse(read_standard_input(), nullptr, false);
   if (variables.is_discarded())
     return fail(Error("standard input holds no JSON object of variables"));
   const auto text = parsed->render(variables);
