@@ -6,6 +6,7 @@ names with a leading underscore. Time is fixed here.
 """
 
 import datetime
+import functools
 import json
 
 import jinja2
@@ -70,11 +71,12 @@ def environment():
 
 
 ENVIRONMENT = environment()
+compiled = functools.lru_cache(ENVIRONMENT.from_string)
 
 
 def render(source, variables):
     """(text, None) or (None, what jinja2 raised)."""
     try:
-        return ENVIRONMENT.from_string(source).render(**json.loads(json.dumps(variables))), None
+        return compiled(source).render(**json.loads(json.dumps(variables))), None
     except Exception as error:  # noqa: BLE001: whatever Python raises counts as a failed render
         return None, f"{type(error).__name__}: {error}"
