@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 namespace lowbit {
 namespace {
@@ -67,29 +68,35 @@ std::string_view name_of(SplitBehavior behavior) {
   return "Isolated";
 }
 
+ordered_json byte_level_json(bool prefix_space, bool use_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", prefix_space},
+          {"trim_offsets", true},
+          {"use_regex", use_regex}};
+}
+
 ordered_json pretokenizer_json(const TokenizerData& data) {
+  const std::vector<PretokenizerStep> steps = steps_of(data);
   ordered_json items = ordered_json::array();
-  bool prefix_space = false, has_letters = false;
-  const auto byte_level = [&] {
-    return ordered_json{{"type", "ByteLevel"},
-                        {"add_prefix_space", prefix_space},
-                        {"trim_offsets", true},
-                        {"use_regex", false}};
-  };
-  for (const PretokenizerStep& step : steps_of(data)) {
-    if (step.kind == Kind::prefix_space) {
-      prefix_space = true;
-    } else if (step.kind == Kind::byte_alphabet) {
-      items.push_back(byte_level());
-      has_letters = true;
-    } else {
+  bool has_letters = false;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].kind == Kind::split) {
       items.push_back({{"type", "Split"},
-                       {"pattern", {{"Regex", step.regex}}},
-                       {"behavior", name_of(step.behavior)},
-                       {"invert", step.invert}});
+                       {"pattern", {{"Regex", steps[i].regex}}},
+                       {"behavior", name_of(steps[i].behavior)},
+                       {"invert", steps[i].invert}});
+      continue;
     }
+    // ByteLevel is up to three steps: a space in front, GPT-2's split, letters.
+    const bool prefix_space = steps[i].kind == Kind::prefix_space;
+    const bool use_regex =
+        prefix_space && i + 1 < steps.size() && steps[i + 1].regex == gpt2_split_regex();
+    if (use_regex) ++i;
+    if (prefix_space && i + 1 < steps.size() && steps[i + 1].kind == Kind::byte_alphabet) ++i;
+    items.push_back(byte_level_json(prefix_space, use_regex));
+    has_letters = true;
   }
-  if (!has_letters) items.push_back(byte_level());
+  if (!has_letters) items.push_back(byte_level_json(false, false));
   return {{"type", "Sequence"}, {"pretokenizers", items}};
 }
 
@@ -111,6 +118,17 @@ ordered_json added_tokens_json(const TokenizerData& data) {
                      {"special", kind == TokenKind::control}});
   }
   return added;
+}
+
+ordered_json vocabulary_json(const TokenizerData& data) {
+  ordered_json::object_t vocabulary;
+  std::unordered_set<std::string_view> seen;
+  for (std::size_t id = 0; id < data.tokens.size(); ++id) {
+    if (is_added(kind_of(data, id)) || !seen.insert(data.tokens[id]).second) continue;
+    // Past the object's own insert, which looks through all keys: quadratic, 24 s on 150k tokens.
+    vocabulary.ordered_json::object_t::Container::emplace_back(data.tokens[id], id);
+  }
+  return vocabulary;
 }
 
 ordered_json post_processor_json(const TokenizerData& data) {
@@ -166,10 +184,7 @@ Status tokenizer_to_metadata(const TokenizerData& data, Metadata& metadata) {
 }
 
 ordered_json tokenizer_to_json(const TokenizerData& data) {
-  ordered_json vocabulary = ordered_json::object(), merges = ordered_json::array();
-  for (std::size_t id = 0; id < data.tokens.size(); ++id) {
-    if (!is_added(kind_of(data, id))) vocabulary.push_back({data.tokens[id], id});
-  }
+  ordered_json merges = ordered_json::array();
   for (const auto& [left, right] : data.merges)
     merges.push_back(ordered_json::array({left, right}));
   return {{"version", "1.0"},
@@ -193,7 +208,7 @@ ordered_json tokenizer_to_json(const TokenizerData& data) {
             {"fuse_unk", false},
             {"byte_fallback", false},
             {"ignore_merges", data.ignore_merges},
-            {"vocab", std::move(vocabulary)},
+            {"vocab", vocabulary_json(data)},
             {"merges", std::move(merges)}}}};
 }
 
