@@ -3,6 +3,7 @@
 // tasks; then every group of attention_rows tasks goes over it twice: scores with a key per lane,
 // values with a number of the head per lane, accumulators in registers both times. Tasks whose
 // visible keys differ walk their common keys together and the rest alone, each in its own order.
+// The running sums are updated from the registers that hold a block's values.
 // Included after vector_ops_body.h inside the anonymous namespace of an instruction set's file.
 
 constexpr int key_vectors = kv_block_positions / n_lanes;
@@ -83,6 +84,7 @@ struct TaskState {
   float* p;        // (64) scores, then the factors of the values
   float max, l;
   float block_max, block_l;
+  float old_factor, block_factor;  // exp(M - M') and exp(m - M')
   float q_scale;
   int start;  // of the int32 dot: takes the bias of the key codes off
   VisibleKeys keys;
@@ -200,8 +202,40 @@ LOWBIT_PRIMITIVE void block_softmax(const std::uint16_t* v_scales, TaskState& ta
   task.block_l = sum(lanes);
 }
 
-/// block_o of `rows` tasks over the keys [first, last), `vectors` x 16 numbers from `at` on.
-template <int rows, int vectors, class V>
+/// Where a block's results go: into the running sums, or into block_o to be folded later.
+enum class Then : std::uint8_t { fold, keep };
+
+/// Updates the running max and l of a group and leaves the factors for o.
+template <int rows>
+LOWBIT_PRIMITIVE void fold_sums(TaskState* const* tasks) {
+  static_assert(2 * rows <= n_lanes);
+  float factors[n_lanes] = {};  // exp of these: of the old sums, then of the block's
+  for (int r = 0; r < rows; ++r) {
+    TaskState& task = *tasks[r];
+    const float new_max = task.max > task.block_max ? task.max : task.block_max;
+    factors[r] = task.max - new_max;
+    factors[rows + r] = task.block_max - new_max;
+    task.max = new_max;
+  }
+  store(factors, exp(load(factors)));
+  for (int r = 0; r < rows; ++r) {
+    TaskState& task = *tasks[r];
+    task.old_factor = factors[r];
+    task.block_factor = factors[rows + r];
+    const f32x16 added = mul(splat(task.block_l), splat(task.block_factor));
+    store_first(&task.l, fma(splat(task.l), splat(task.old_factor), added), 1);
+  }
+}
+
+LOWBIT_PRIMITIVE void fold_values(TaskState& task, std::int64_t at, f32x16 block_o) {
+  const f32x16 added = mul(block_o, splat(task.block_factor));
+  store(task.o + at, fma(load(task.o + at), splat(task.old_factor), added));
+}
+
+/// o' of `rows` tasks over the keys [first, last), `vectors` x 16 numbers from `at` on. A call that
+/// does not begin with a task's first key goes on from block_o, one that does not end with its last
+/// key leaves the sum there.
+template <Then then, int rows, int vectors, class V>
 LOWBIT_PRIMITIVE void values(const V* v, std::int64_t padded_dim, std::int64_t at, int first,
                              int last, TaskState* const* tasks) {
   f32x16 o[rows][vectors];
@@ -209,8 +243,11 @@ LOWBIT_PRIMITIVE void values(const V* v, std::int64_t padded_dim, std::int64_t a
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
     p[r] = tasks[r]->p;
+    const bool begins = tasks[r]->keys.first == first;
 #pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) o[r][c] = load(tasks[r]->block_o + at + n_lanes * c);
+    for (int c = 0; c < vectors; ++c) {
+      o[r][c] = begins ? splat(0.0f) : load(tasks[r]->block_o + at + n_lanes * c);
+    }
   }
   v += first * padded_dim + at;
   for (int j = first; j < last; ++j, v += padded_dim) {
@@ -226,50 +263,33 @@ LOWBIT_PRIMITIVE void values(const V* v, std::int64_t padded_dim, std::int64_t a
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
+    const bool ends = tasks[r]->keys.last == last;
 #pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) store(tasks[r]->block_o + at + n_lanes * c, o[r][c]);
-  }
-}
-
-template <int rows, class V>
-LOWBIT_PRIMITIVE void all_values(const V* v, std::int64_t padded_dim, int first, int last,
-                                 TaskState* const* tasks) {
-  if (first >= last) return;
-  constexpr int slab = attention_vectors * n_lanes;
-  std::int64_t at = 0;
-  for (; at + slab <= padded_dim; at += slab) {
-    values<rows, attention_vectors>(v, padded_dim, at, first, last, tasks);
-  }
-  for (; at < padded_dim; at += n_lanes) {
-    values<rows, 1>(v, padded_dim, at, first, last, tasks);
-  }
-}
-
-/// Adds a block to the running max, l and o of every task of a group.
-template <int rows>
-LOWBIT_PRIMITIVE void fold_block(std::int64_t padded_dim, TaskState* const* tasks) {
-  static_assert(2 * rows <= n_lanes);
-  float factors[n_lanes] = {};  // exp of these: of the old sums, then of the block's
-  for (int r = 0; r < rows; ++r) {
-    TaskState& task = *tasks[r];
-    const float new_max = task.max > task.block_max ? task.max : task.block_max;
-    factors[r] = task.max - new_max;
-    factors[rows + r] = task.block_max - new_max;
-    task.max = new_max;
-  }
-  store(factors, exp(load(factors)));
-  for (int r = 0; r < rows; ++r) {
-    TaskState& task = *tasks[r];
-    const f32x16 x = splat(factors[r]), y = splat(factors[rows + r]);
-    store_first(&task.l, fma(splat(task.l), x, mul(splat(task.block_l), y)), 1);
-    for (std::int64_t i = 0; i < padded_dim; i += n_lanes) {
-      store(task.o + i, fma(load(task.o + i), x, mul(load(task.block_o + i), y)));
+    for (int c = 0; c < vectors; ++c) {
+      if (then == Then::fold && ends) {
+        fold_values(*tasks[r], at + n_lanes * c, o[r][c]);
+      } else {
+        store(tasks[r]->block_o + at + n_lanes * c, o[r][c]);
+      }
     }
   }
 }
 
-/// m, l' and o' of one group of tasks over one block.
-template <int rows, class K, class V>
+template <Then then, int rows, class V>
+void all_values(const V* v, std::int64_t padded_dim, int first, int last, TaskState* const* tasks) {
+  if (first >= last) return;
+  constexpr int slab = attention_vectors * n_lanes;
+  std::int64_t at = 0;
+  for (; at + slab <= padded_dim; at += slab) {
+    values<then, rows, attention_vectors>(v, padded_dim, at, first, last, tasks);
+  }
+  for (; at < padded_dim; at += n_lanes) {
+    values<then, rows, 1>(v, padded_dim, at, first, last, tasks);
+  }
+}
+
+/// One group of tasks over one block.
+template <Then then, int rows, class K, class V>
 void group_over_block(const BlockView<K, V>& block, std::int64_t dim, std::int64_t padded_dim,
                       TaskState* const* tasks) {
   for (int key = 0; key < kv_block_positions; key += attention_vectors * n_lanes) {
@@ -280,27 +300,25 @@ void group_over_block(const BlockView<K, V>& block, std::int64_t dim, std::int64
     TaskState& task = *tasks[r];
     constexpr bool scaled_values = sizeof(K) == sizeof(std::uint8_t);
     block_softmax<scaled_values>(block.v_scales, task);
-    for (std::int64_t i = 0; i < padded_dim; i += n_lanes) store(task.block_o + i, splat(0.0f));
     if (task.keys.first > first) first = task.keys.first;
     if (task.keys.last < last) last = task.keys.last;
   }
+  if constexpr (then == Then::fold) fold_sums<rows>(tasks);
   if (rows == 1 || first >= last) {
     for (int r = 0; r < rows; ++r) {
-      all_values<1>(block.v, padded_dim, tasks[r]->keys.first, tasks[r]->keys.last, tasks + r);
+      const VisibleKeys keys = tasks[r]->keys;
+      all_values<then, 1>(block.v, padded_dim, keys.first, keys.last, tasks + r);
     }
     return;
   }
   for (int r = 0; r < rows; ++r) {
-    all_values<1>(block.v, padded_dim, tasks[r]->keys.first, first, tasks + r);
+    all_values<then, 1>(block.v, padded_dim, tasks[r]->keys.first, first, tasks + r);
   }
-  all_values<rows>(block.v, padded_dim, first, last, tasks);
+  all_values<then, rows>(block.v, padded_dim, first, last, tasks);
   for (int r = 0; r < rows; ++r) {
-    all_values<1>(block.v, padded_dim, last, tasks[r]->keys.last, tasks + r);
+    all_values<then, 1>(block.v, padded_dim, last, tasks[r]->keys.last, tasks + r);
   }
 }
-
-/// Where a block's results go: into the running sums, or to be folded later.
-enum class Then : std::uint8_t { fold, keep };
 
 /// The first n_tasks <= rows tasks: picks the instantiation for their number.
 template <Then then, int rows, class View>
@@ -310,8 +328,7 @@ void some_over_block(const View& block, std::int64_t dim, std::int64_t padded_di
     if (n_tasks < rows) {
       return some_over_block<then, rows - 1>(block, dim, padded_dim, n_tasks, tasks);
     }
-    group_over_block<rows>(block, dim, padded_dim, tasks);
-    if constexpr (then == Then::fold) fold_block<rows>(padded_dim, tasks);
+    group_over_block<then, rows>(block, dim, padded_dim, tasks);
   }
 }
 
@@ -509,12 +526,14 @@ void fold_partials(const KvLayout& layout, const AttentionTask& task, std::int64
   for (std::int64_t b = partials.first_block; b < partials.first_block + partials.n_blocks; ++b) {
     const VisibleKeys keys = visible_keys(task, b);
     if (keys.first >= keys.last) continue;
-    float* partial = partial_at(partials, padded_dim, i, b);
+    const float* partial = partial_at(partials, padded_dim, i, b);
     state.block_max = partial[0];
     state.block_l = partial[1];
-    state.block_o = partial + AttentionPartials::o_at;
     TaskState* const states[]{&state};
-    fold_block<1>(padded_dim, states);
+    fold_sums<1>(states);
+    for (std::int64_t j = 0; j < padded_dim; j += n_lanes) {
+      fold_values(state, j, load(partial + AttentionPartials::o_at + j));
+    }
   }
   write_out(task, dim, state);
 }
