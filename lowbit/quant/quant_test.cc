@@ -154,6 +154,10 @@ TEST(Rounders, RefuseWhatTheyCannotDo) {
   EXPECT_NE(damaged.error().message().find("not finite"), std::string::npos);
   w[7] = 1;
   EXPECT_FALSE(round_to_nearest(MatrixView(w.data(), 1, 256), {}, *parse_scheme("iq2_xxs"), pool));
+  const auto odd_groups =
+      round_to_nearest(MatrixView(w.data(), 1, 256), {}, *parse_scheme("sparse_ternary.g30"), pool);
+  ASSERT_FALSE(odd_groups);
+  EXPECT_NE(odd_groups.error().message().find("groups of 30"), std::string::npos);
   EXPECT_FALSE(rounder_named("gptqq"));
 }
 
@@ -170,6 +174,34 @@ TEST(GroupFit, FindsTheBestScaleOfAFineScan) {
   for (float s = -2.0f; s < 2.0f; s += 0.001f)
     best = std::min(best, group_error(group, levels, s, 0, 0));
   EXPECT_LE(fit_scale(group, levels, scale).error, best * 1.01);
+}
+
+TEST(GroupFit, FindsTheBestZeroPointOfAFineScan) {
+  const Scheme scheme = *parse_scheme("uint3.g32.asym");
+  const Levels levels(*scheme.code);
+  const StoredCode f32(*parse_scheme("f32")->code), zeros(*scheme.zero->code);
+  std::vector<float> x = gaussian(32);
+  for (float& value : x) value += 0.5f;
+  double best = 1e30;
+  for (const float zero : zeros.values()) {
+    for (float s = 0.01f; s < 2.0f; s += 0.001f)
+      best = std::min(best, group_error({x, {}}, levels, s, zero, 0));
+  }
+  const GroupFit fit = fit_code_zero({x, {}}, levels, StoredNumber(f32), StoredNumber(zeros));
+  EXPECT_LE(fit.error, best * 1.01);
+}
+
+TEST(GroupFit, FindsTheBestOffsetOfAFineScan) {
+  const Levels levels(*parse_scheme("uint3.g32.offset")->code);
+  const StoredCode f32(*parse_scheme("f32")->code);
+  const std::vector<float> x = gaussian(32);
+  double best = 1e30;
+  for (float offset = -4.0f; offset < 0.0f; offset += 0.01f) {
+    for (float s = 0.1f; s < 1.5f; s += 0.002f)
+      best = std::min(best, group_error({x, {}}, levels, s, 0, offset));
+  }
+  const StoredNumber any(f32);
+  EXPECT_LE(fit_offset({x, {}}, levels, any, any, /*nonpositive=*/false).error, best * 1.01);
 }
 
 }  // namespace

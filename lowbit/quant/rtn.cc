@@ -87,15 +87,17 @@ class SuperBlock {
       groups_.push_back(walk.group(row, first_ + g, buffers_[static_cast<std::size_t>(g)]));
     }
     find_ideal_fits();
-    solve(start_unit(&GroupFit::scale, codes_.scale),
-          codes_.zero ? start_unit(&GroupFit::zero, *codes_.zero) : 0, best_);
+    const float unit = start_unit(&GroupFit::scale, codes_.scale),
+                zero_unit = codes_.zero ? start_unit(&GroupFit::zero, *codes_.zero) : 0;
+    solve(unit, zero_unit, best_);
     if (choice_ == Choice::search) {
-      constexpr int max_rounds = 3;
-      for (int i = 0; i < max_rounds; ++i) {
-        const auto [unit, zero_unit] = refit_units(best_);
-        solve(unit, zero_unit, next_);
-        if (!(next_.error < best_.error)) break;
-        std::swap(best_, next_);
+      refine(best_);
+      // Sub-scales fall otherwise under another unit: 0.5 to 1.5 % less error for two more starts.
+      for (const float factor : {0.97f, 1.03f}) {
+        solve(codes_.super_scale.nearest(unit * factor),
+              codes_.super_scale.nearest(zero_unit * factor), other_);
+        refine(other_);
+        if (other_.error < best_.error) std::swap(best_, other_);
       }
     }
     store(row, super_col, best_);
@@ -107,6 +109,17 @@ class SuperBlock {
     std::vector<GroupFit> groups;
     double error = 0;
   };
+
+  /// In turns: the units by least squares, the stored scales and zeros under them.
+  void refine(Solution& solution) {
+    constexpr int max_rounds = 3;
+    for (int i = 0; i < max_rounds; ++i) {
+      const auto [unit, zero_unit] = refit_units(solution);
+      solve(unit, zero_unit, next_);
+      if (!(next_.error < solution.error)) break;
+      std::swap(solution, next_);
+    }
+  }
 
   /// Scales and zeros as if they were stored exactly.
   void find_ideal_fits() {
@@ -215,7 +228,7 @@ class SuperBlock {
   std::vector<GroupWalk::Buffers> buffers_;
   std::vector<GroupData> groups_;
   std::vector<GroupFit> ideal_;
-  Solution best_, next_;
+  Solution best_, next_, other_;
 };
 
 /// One scale of scales for the whole tensor (nvfp4): it lets the widest group reach the end of the
@@ -277,6 +290,10 @@ Result<QuantizedTensor> round(Choice choice, MatrixView w, const InputStats& sta
         fmt::format("rows of {} numbers do not divide into codes of {}", w.cols, scheme.code->dim));
   }
   QuantizedTensor tensor(scheme, w.rows, w.cols);
+  if (tensor.scale && tensor.group_cols() % scheme.code->dim != 0) {
+    return Error(fmt::format("scheme {}: groups of {} numbers do not divide into codes of {}",
+                             to_string(scheme), tensor.group_cols(), scheme.code->dim));
+  }
   if (is_sparse_ternary(*scheme.code)) {
     round_sparse_ternary(w, stats, tensor, /*refit=*/choice == Choice::search, pool);
     return tensor;
@@ -295,7 +312,12 @@ Result<QuantizedTensor> round(Choice choice, MatrixView w, const InputStats& sta
   } else {
     fit_super_blocks(choice, w, stats, tensor, pool);
   }
-  encode_with_scales(numbers, tensor);
+  // One range a thread: each prepares the search for codes anew.
+  const std::int64_t chunk = (w.rows + pool.n_threads() - 1) / pool.n_threads();
+  pool.parallel_for(w.rows, chunk, [&](std::int64_t first, std::int64_t last, int) {
+    encode_rows_with_scales({w.row(first), static_cast<std::size_t>((last - first) * w.cols)},
+                            tensor, first, last - first);
+  });
   return tensor;
 }
 
