@@ -105,6 +105,18 @@ void run(benchmark::State& state, const Setup& s) {
   state.SetLabel(kernel_name(*s.kernels, *packed, s.activations, s.n_tokens));
 }
 
+/// Packing at load: GB/s of what the planar tensor weighs, one thread.
+void run_pack(benchmark::State& state, const Scheme& scheme) {
+  constexpr std::int64_t n = 1024, k = 4096;
+  ThreadPool pool(1);
+  QuantizedTensor w(scheme, n, k);
+  fill(w, false);
+  for (auto _ : state) benchmark::DoNotOptimize(pack(w, pool));
+  const double bytes = planar_bits_per_weight(scheme, n, k) * static_cast<double>(n * k) / 8;
+  state.counters["GB/s"] = benchmark::Counter(bytes * static_cast<double>(state.iterations()) / 1e9,
+                                              benchmark::Counter::kIsRate);
+}
+
 void register_all() {
   struct Shape {
     std::int64_t n_tokens, n, k;
@@ -112,6 +124,11 @@ void register_all() {
   constexpr std::array shapes{Shape{1, 8192, 4096}, Shape{4, 8192, 4096}, Shape{128, 1024, 2048}};
   constexpr int least_runs = 20;
   for (const Scheme& scheme : named_schemes()) {
+    const std::string pack_name = "pack/" + std::string(scheme.name);
+    benchmark::RegisterBenchmark(pack_name.c_str(),
+                                 [scheme](benchmark::State& state) { run_pack(state, scheme); })
+        ->Unit(benchmark::kMicrosecond)
+        ->Iterations(least_runs);
     for (const KernelTable* kernels : available_kernels()) {
       if (kernels->isa == Isa::scalar) continue;
       for (const Activations activations : {Activations::f32, Activations::int8_g32,

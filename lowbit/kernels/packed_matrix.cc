@@ -157,11 +157,15 @@ class Packer {
   void pack_integer_zeros(std::int64_t panel);
   void pack_tiles(std::int64_t panel, std::vector<std::uint8_t>& bytes,
                   std::vector<std::uint32_t>& codes);
+  void unpack_vectors(std::span<const std::uint32_t> codes, std::span<std::uint8_t> row) const;
   void pack_floats(std::int64_t panel, std::vector<std::uint32_t>& codes);
   void fold_tile(const std::uint8_t* bytes, std::int64_t stride, std::byte* tile) const;
   std::byte* panel_at(std::int64_t panel) { return out_.panels_.get() + panel * view_.panel_bytes; }
   std::byte* mutable_chunk(std::int64_t panel, std::int64_t k) {
     return panel_at(panel) + (chunk_at(view_, 0, k) - view_.panels);
+  }
+  std::int64_t chunk_bytes() const {
+    return view_.header_bytes + view_.chunk_k / tile_k * view_.tile_bytes;
   }
   bool is_float() const {
     return view_.code == CodeKind::f32 || view_.code == CodeKind::f16 ||
@@ -175,6 +179,7 @@ class Packer {
   PackedMatrix& out_;
   PanelView& view_;
   ProductScheme product_;
+  bool is_renumbered_ = false;                  // some code is not stored as it is
   std::vector<std::uint8_t> renumber_;          // code without its signs -> dim stored bytes
   std::vector<std::uint8_t> renumber_negated_;  // the same numbers negated
 };
@@ -383,30 +388,40 @@ void Packer::pack_plane(const QuantizedTensor& factor, const FactorPlane& plane,
   std::vector<float> numbers;
   const std::int64_t n_lanes = std::min<std::int64_t>(panel_cols, view_.rows - panel * panel_cols);
   const std::int64_t per_chunk = view_.chunk_k / view_.group_k;
+  std::vector<std::int8_t> subs;
+  if (plane.kind == FactorKind::two_level) {
+    for (const float value : factor.scheme.code->values) {
+      subs.push_back(static_cast<std::int8_t>(value / plane.unit));
+    }
+  }
   for (std::int64_t lane = 0; lane < n_lanes; ++lane) {
     const std::int64_t row = (panel * panel_cols + lane) / w_.group_rows();
     if (plane.kind == FactorKind::f32) {
       numbers.resize(static_cast<std::size_t>(factor.cols));
       decode_rows(factor, row, 1, numbers);
     }
-    for (std::int64_t group = 0; group < factor.cols; ++group) {
-      std::byte* chunk = mutable_chunk(panel, group * view_.group_k);
-      std::byte* p =
-          chunk + plane.offset + (group % per_chunk * panel_cols + lane) * bytes_of(plane.kind);
-      if (plane.kind == FactorKind::f32) {
-        std::memcpy(p, &numbers[static_cast<std::size_t>(group)], sizeof(float));
-        continue;
+    std::vector<std::uint32_t> codes(static_cast<std::size_t>(factor.cols));
+    if (plane.kind != FactorKind::f32) factor.codes.unpack(row, 0, codes);
+    std::byte* chunk = mutable_chunk(panel, 0);
+    const std::size_t size = static_cast<std::size_t>(bytes_of(plane.kind));
+    for (std::int64_t first = 0; first < factor.cols; first += per_chunk, chunk += chunk_bytes()) {
+      std::byte* p = chunk + plane.offset + lane * static_cast<std::int64_t>(size);
+      const std::int64_t last = std::min(first + per_chunk, factor.cols);
+      for (std::int64_t group = first; group < last; ++group) {
+        const std::uint32_t code = codes[static_cast<std::size_t>(group)];
+        if (plane.kind == FactorKind::two_level) {
+          *p = static_cast<std::byte>(subs[code]);
+        } else if (plane.kind == FactorKind::f32) {
+          std::memcpy(p, &numbers[static_cast<std::size_t>(group)], size);
+        } else {
+          std::memcpy(p, &code, size);
+        }
+        p += panel_cols * static_cast<std::int64_t>(size);
       }
-      const std::uint32_t code = factor.codes.get(row, group);
       if (plane.kind == FactorKind::two_level) {
-        float number = 0;
-        factor.scheme.code->look_up(code, &number);
-        *p = static_cast<std::byte>(static_cast<std::int8_t>(number / plane.unit));
-        const std::uint32_t coarse = factor.scale->codes.get(row, group / per_chunk);
+        const std::uint32_t coarse = factor.scale->codes.get(row, first / per_chunk);
         std::memcpy(chunk + plane.coarse_offset + lane * bytes_of(plane.coarse_kind), &coarse,
                     static_cast<std::size_t>(bytes_of(plane.coarse_kind)));
-      } else {
-        std::memcpy(p, &code, static_cast<std::size_t>(bytes_of(plane.kind)));
       }
     }
   }
@@ -448,17 +463,25 @@ void Packer::fold_tile(const std::uint8_t* bytes, std::int64_t stride, std::byte
       std::memcpy(&quads[quad][lane * quad_k], bytes + lane * stride + quad * quad_k, quad_k);
     }
   }
+  // Eight codes at a time: bits that a shift moves across a byte border are masked away.
+  using Word = std::uint64_t;
+  constexpr Word every_byte = 0x0101010101010101;
+  constexpr int words = static_cast<int>(row_bytes / sizeof(Word));
+  const auto word_at = [&](int quad, int word) {
+    Word bits = 0;
+    std::memcpy(&bits, &quads[quad][static_cast<std::size_t>(word) * sizeof(Word)], sizeof bits);
+    return bits;
+  };
   const Planes planes = planes_of(view_.bits);
   int shift = 0;
   for (int i = 0; i < planes.n_planes; ++i) {
     const int width = planes.widths[static_cast<std::size_t>(i)], per_byte = byte_bits / width;
-    const unsigned mask = (1u << width) - 1;
+    const Word mask = every_byte * ((1u << width) - 1);
     for (int first = 0; first < quads_per_tile; first += per_byte) {
-      std::uint8_t row[row_bytes] = {};
+      Word row[words] = {};
       for (int field = 0; field < per_byte; ++field) {
-        for (int b = 0; b < row_bytes; ++b) {
-          const unsigned bits = (quads[first + field][b] >> shift & mask) << (field * width);
-          row[b] = static_cast<std::uint8_t>(row[b] | bits);
+        for (int word = 0; word < words; ++word) {
+          row[word] |= (word_at(first + field, word) >> shift & mask) << (field * width);
         }
       }
       std::memcpy(tile, row, sizeof row);
@@ -472,31 +495,58 @@ void Packer::pack_tiles(std::int64_t panel, std::vector<std::uint8_t>& bytes,
                         std::vector<std::uint32_t>& codes) {
   const Code& code = *w_.scheme.code;
   const std::int64_t stride = round_up(view_.cols, tile_k), n_codes = view_.cols / code.dim;
-  const std::size_t dim = static_cast<std::size_t>(code.dim);
   // Rows and inputs beyond the matrix meet zero activations or lanes that are not stored.
   bytes.assign(static_cast<std::size_t>(panel_cols * stride), 0);
   codes.resize(static_cast<std::size_t>(n_codes));
   const std::int64_t n_lanes = std::min<std::int64_t>(panel_cols, view_.rows - panel * panel_cols);
   for (std::int64_t lane = 0; lane < n_lanes; ++lane) {
-    w_.codes.unpack(panel * panel_cols + lane, 0, codes);
-    std::uint8_t* row = &bytes[static_cast<std::size_t>(lane * stride)];
-    if (code.dim == 1) {
-      for (std::size_t i = 0; i < codes.size(); ++i) row[i] = renumber_[codes[i]];
-      continue;
-    }
-    const int grid_bits = code.window - code.signs;
-    for (std::size_t i = 0; i < codes.size(); ++i) {
-      const std::size_t at = (codes[i] & ((1u << grid_bits) - 1)) * dim;
-      const std::uint32_t flips = code.signs == 0 ? 0 : codes[i] >> grid_bits;
-      for (std::size_t d = 0; d < dim; ++d) {
-        row[i * dim + d] = (flips >> d & 1u) != 0 ? renumber_negated_[at + d] : renumber_[at + d];
-      }
+    const std::int64_t at = panel * panel_cols + lane;
+    const std::span row(&bytes[static_cast<std::size_t>(lane * stride)],
+                        static_cast<std::size_t>(view_.cols));
+    if (code.dim == 1 && code.window <= byte_bits) {
+      w_.codes.unpack(at, 0, row);
+      if (!is_renumbered_) continue;
+      for (std::uint8_t& byte : row) byte = renumber_[byte];
+    } else {
+      w_.codes.unpack(at, 0, codes);
+      unpack_vectors(codes, row);
     }
   }
   for (std::int64_t k = 0; k < stride; k += tile_k) {
     std::byte* tile = mutable_chunk(panel, k) + view_.header_bytes +
                       k % view_.chunk_k / tile_k * view_.tile_bytes;
     fold_tile(bytes.data() + k, stride, tile);
+  }
+}
+
+/// Codes of several numbers each: where a sign bit is set, the byte of the negated number.
+void Packer::unpack_vectors(std::span<const std::uint32_t> codes,
+                            std::span<std::uint8_t> row) const {
+  using Word = std::uint64_t;
+  static constexpr auto masks = [] {  // bit i -> byte i all ones
+    std::array<Word, byte_values> table{};
+    for (std::size_t bits = 0; bits < table.size(); ++bits) {
+      for (int i = 0; i < byte_bits; ++i) {
+        if ((bits >> i & 1u) != 0) table[bits] |= Word{0xff} << (i * byte_bits);
+      }
+    }
+    return table;
+  }();
+  const Code& code = *w_.scheme.code;
+  const std::size_t dim = static_cast<std::size_t>(code.dim);
+  const int grid_bits = code.window - code.signs;
+  std::uint8_t* out = row.data();
+  for (const std::uint32_t bits : codes) {
+    const std::size_t at = (bits & ((1u << grid_bits) - 1)) * dim;
+    Word numbers = 0, negated = 0;
+    std::memcpy(&numbers, &renumber_[at], dim);
+    if (code.signs != 0) {
+      std::memcpy(&negated, &renumber_negated_[at], dim);
+      const Word mask = masks[bits >> grid_bits];
+      numbers = (numbers & ~mask) | (negated & mask);
+    }
+    std::memcpy(out, &numbers, dim);
+    out += dim;
   }
 }
 
@@ -519,6 +569,9 @@ Status Packer::pack(ThreadPool& pool) {
   view_.rows = w_.rows;
   view_.cols = w_.cols;
   if (Status s = choose_codes(); !s) return s;
+  for (std::size_t i = 0; i < renumber_.size(); ++i) {
+    is_renumbered_ = is_renumbered_ || renumber_[i] != i;
+  }
   if (Status s = choose_factors(); !s) return s;
   lay_out();
   pack_row_factors();
