@@ -55,7 +55,8 @@ void want_linear(std::vector<Wanted>& wanted, const std::string& name, Linear& l
                     .is_required = needs_bias});
 }
 
-/// THE list of tensors, in the order in which they are loaded.
+/// THE list of tensors, in the order in which they are loaded: the largest first, because memory
+/// peaks while a tensor exists in the file, in planar form and packed.
 std::vector<Wanted> wanted_tensors(ModelWeights& model, bool has_head) {
   const ModelConfig& config = model.config;
   const std::int64_t d_model = config.d_model, d_ff = config.d_ff;
@@ -70,6 +71,10 @@ std::vector<Wanted> wanted_tensors(ModelWeights& model, bool has_head) {
                     .shape = {config.n_vocab, d_model},
                     .matrix = &model.embedding,
                     .takes_activations = !has_head});
+  if (has_head) {
+    wanted.push_back(
+        {.name = "lm_head.weight", .shape = {config.n_vocab, d_model}, .matrix = &model.head});
+  }
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     LayerWeights& layer = model.layers[i];
     const std::string prefix = fmt::format("model.layers.{}.", i);
@@ -90,10 +95,6 @@ std::vector<Wanted> wanted_tensors(ModelWeights& model, bool has_head) {
     want_linear(wanted, prefix + "mlp.down_proj", layer.down, d_model, d_ff, false);
   }
   want_vector("model.norm.weight", model.final_norm, d_model);
-  if (has_head) {
-    wanted.push_back(
-        {.name = "lm_head.weight", .shape = {config.n_vocab, d_model}, .matrix = &model.head});
-  }
   return wanted;
 }
 
