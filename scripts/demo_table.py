@@ -30,7 +30,7 @@ FORMATS = [
     ("int3.g32", "folder"),
 ]
 TEXT_BYTES = 24_000  # about 6000 tokens: enough to rank formats, not to quote a perplexity
-QUESTION = "What is the capital of France, and what is it known for? Answer in two sentences."
+QUESTION = "What is gravity?"
 COLUMNS = [
     "format", "bits/weight", "file MB", "perplexity", "KL divergence", "top-1 %",
     "prefill tok/s", "% of roof", "decode tok/s", "% of roof",

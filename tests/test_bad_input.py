@@ -20,11 +20,12 @@ def run_of(path) -> tuple:
 
 @pytest.fixture
 def damaged(tmp_path):
-    """A copy of the tiny model with some bytes replaced."""
+    """A copy of the tiny model that change(data) altered in place, or returned anew."""
 
     def make(change) -> Path:
         data = bytearray(TINY.read_bytes())
-        data = change(data) or data
+        changed = change(data)
+        data = data if changed is None else changed
         path = tmp_path / "damaged.gguf"
         path.write_bytes(data)
         return path
@@ -86,7 +87,7 @@ def test_an_unknown_pre_tokenizer(damaged):
 
 
 def test_a_missing_tensor(damaged):
-    refused(run_of(damaged(replaced(b"blk.1.attn_k.weight", b"blk.9.attn_k.weight"))), "blk.1.attn_k.weight")
+    refused(run_of(damaged(replaced(b"blk.1.attn_k.weight", b"blk.9.attn_k.weight"))), "layers.1", "k_proj", "missing")
 
 
 def test_missing_shard(tmp_path):

@@ -59,8 +59,8 @@ def test_inspect_for_people(model):
 
 
 def test_run_answers(model):
-    answer = lowbit("run", "-m", model, "-p", "What is the capital of France?", "--temp", 0, "-n", 24, "--json").json
-    assert "Paris" in answer["text"]
+    answer = lowbit("run", "-m", model, "-p", "What is gravity?", "--temp", 0, "-n", 24, "--json").json
+    assert "gravity is" in answer["text"].lower()
     assert 1 <= answer["generated_tokens"] <= 24
     assert answer["prompt_tokens"] > 10  # the chat template is around the question
     assert answer["ttft_ms"] > 0 and answer["tokens_per_second"] > 0
