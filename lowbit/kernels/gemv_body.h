@@ -32,7 +32,8 @@ LOWBIT_PRIMITIVE void dot_planes(const std::uint8_t* const (&tiles)[n_panels], c
 
 /// The end of a step: f += scale * acc, and its zeros. `group` counts in the chunk.
 template <int n_panels>
-LOWBIT_PRIMITIVE void end_step(const PanelView& v, std::int64_t first_panel, const GemvToken& token,
+LOWBIT_PRIMITIVE void end_step(const PanelView& v, std::int64_t first_panel,
+                               std::int64_t last_panel, const GemvToken& token,
                                const std::byte* const (&chunks)[n_panels], std::int64_t group,
                                std::int64_t step, bool is_short, const i32x16 (&acc)[n_panels],
                                f32x16 (&f)[n_panels]) {
@@ -47,7 +48,7 @@ LOWBIT_PRIMITIVE void end_step(const PanelView& v, std::int64_t first_panel, con
         const std::byte* zeros = chunks[p] + v.zero_offset + group * panel_cols;
         zero = add(load_u8(reinterpret_cast<const std::uint8_t*>(zeros)), splat(v.zero_least));
       } else {
-        zero = load(v.row_zero_code + (first_panel + p) * panel_cols);
+        zero = load(v.row_zero_code + least_of(first_panel + p, last_panel - 1) * panel_cols);
       }
       a = sub(a, times_sum(zero, token.asum[step], is_short));
     }
@@ -109,7 +110,7 @@ LOWBIT_PRIMITIVE void end_chunk(const PanelView& v, const GemvToken& token,
 /// does.
 template <int bits, class Decode, bool wide, int n_panels>
 void gemv_planes(const MatmulJob& job, const GemvToken& token, std::int64_t first_panel,
-                 float* out) {
+                 std::int64_t last_panel, float* out) {
   const PanelView& v = job.w;
   const Decode decode(v.lut);
   const bool two_level = v.group_k != 0 && v.scale.kind == FactorKind::two_level;
@@ -124,7 +125,7 @@ void gemv_planes(const MatmulJob& job, const GemvToken& token, std::int64_t firs
 #pragma GCC unroll 4
   for (int p = 0; p < n_panels; ++p) {
     f[p] = splat(0.0f);
-    chunks[p] = v.panels + (first_panel + p) * v.panel_bytes;
+    chunks[p] = v.panels + least_of(first_panel + p, last_panel - 1) * v.panel_bytes;
   }
   std::int64_t step = 0, chunk = 0;
   for (std::int64_t k = 0; k < padded_k; ++chunk) {
@@ -141,7 +142,8 @@ void gemv_planes(const MatmulJob& job, const GemvToken& token, std::int64_t firs
       if (two_level) {
         end_group<n_panels>(v, chunks, group, token.asum[step], acc, total, zeros);
       } else {
-        end_step<n_panels>(v, first_panel, token, chunks, group, step, is_short, acc, f);
+        end_step<n_panels>(v, first_panel, last_panel, token, chunks, group, step, is_short, acc,
+                           f);
       }
       ++step;
       if (--left == 0) {
@@ -191,7 +193,7 @@ void gemv_planes(const MatmulJob& job, const GemvToken& token, std::int64_t firs
   for (int p = 0; p < n_panels; ++p) store(out + p * panel_cols, f[p]);
 }
 
-using GemvKernel = void (*)(const MatmulJob&, const GemvToken&, std::int64_t, float*);
+using GemvKernel = void (*)(const MatmulJob&, const GemvToken&, std::int64_t, std::int64_t, float*);
 
 template <template <int> class DecodeOf, int bits, int n_panels>
 GemvKernel gemv_kernel_of(const PanelView& v) {
@@ -215,7 +217,8 @@ GemvKernel gemv_kernel(const PanelView& v) {
                                  : gemv_kernel_of<Linear, max_bits, n_panels>(v);
 }
 
-inline void int8_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
+template <int n_panels>
+void int8_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
   const PanelView& w = job.w;
   const bool per_token = job.activation_group_k == 0;
   const GemvToken token{.x = job.codes,
@@ -225,17 +228,12 @@ inline void int8_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64
                         .asum = job.sums};
   const float h = w.row_add == nullptr ? 0.0f : row_sum_of(job, 0);
   const float as = per_token ? job.scales[0] : 1.0f;
-  alignas(64) float f[int8_gemv_panels * panel_cols];
-  std::int64_t panel = first_panel;
-  const GemvKernel several = gemv_kernel<int8_gemv_panels>(w), single = gemv_kernel<1>(w);
-  for (; panel + int8_gemv_panels <= last_panel; panel += int8_gemv_panels) {
-    several(job, token, panel, f);
-    for (int p = 0; p < int8_gemv_panels; ++p) {
+  alignas(64) float f[n_panels * panel_cols];
+  const GemvKernel kernel = gemv_kernel<n_panels>(w);
+  for (std::int64_t panel = first_panel; panel < last_panel; panel += n_panels) {
+    kernel(job, token, panel, last_panel, f);
+    for (int p = 0; p < n_panels && panel + p < last_panel; ++p) {
       finish(job, panel + p, 0, load(f + p * panel_cols), h, as);
     }
-  }
-  for (; panel < last_panel; ++panel) {
-    single(job, token, panel, f);
-    finish(job, panel, 0, load(f), h, as);
   }
 }

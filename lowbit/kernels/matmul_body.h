@@ -368,9 +368,21 @@ void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t fir
 
 #include "lowbit/kernels/gemv_body.h"
 
+/// One token through gemv_body.h, where the instruction set wants it (n_panels > 0).
+template <int n_panels>
+bool int8_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
+  if constexpr (n_panels > 0) {
+    if (job.n_tokens == 1) {
+      int8_gemv<n_panels>(job, first_panel, last_panel);
+      return true;
+    }
+  }
+  return false;
+}
+
 inline void int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                         std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  if (job.n_tokens == 1) return int8_gemv(job, first_panel, last_panel);
+  if (int8_gemv_of<int8_gemv_panels>(job, first_panel, last_panel)) return;
   const Scratch scratch{memory};
   std::int64_t panel = first_panel;
   for (; panel + tile_panels <= last_panel; panel += tile_panels) {
