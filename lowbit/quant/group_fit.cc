@@ -33,18 +33,19 @@ Extremes extremes_of(std::span<const float> x) {
 
 /// Factors by which the extreme overshoots the code's range: 1 maps it to the last level, more
 /// clips it. Few levels want much clipping (at 2 bits the best step of a Gaussian is about its
-/// deviation); two values have the same codes at any scale.
+/// deviation).
 class ClipFactors {
  public:
   explicit ClipFactors(int n_levels) {
-    constexpr std::array rows{Row{2, 1.0f, 1},    Row{4, 4.5f, 40},   Row{8, 2.8f, 36},
-                              Row{16, 2.0f, 32},  Row{32, 1.6f, 28},  Row{64, 1.35f, 20},
-                              Row{128, 1.2f, 14}, Row{256, 1.1f, 10}, Row{1 << 30, 1.05f, 6}};
+    constexpr std::array rows{Row{4, 4.5f, 41},   Row{8, 2.8f, 37},      Row{16, 2.0f, 33},
+                              Row{32, 1.6f, 29},  Row{64, 1.35f, 21},    Row{128, 1.2f, 15},
+                              Row{256, 1.1f, 11}, Row{1 << 30, 1.05f, 7}};
     row_ = *std::ranges::find_if(rows, [&](const Row& row) { return n_levels <= row.n_levels; });
   }
   int size() const { return row_.n_factors; }
   float operator[](int i) const {
-    return least + (row_.most - least) * static_cast<float>(i) / static_cast<float>(row_.n_factors);
+    return least +
+           (row_.most - least) * static_cast<float>(i) / static_cast<float>(row_.n_factors - 1);
   }
 
  private:

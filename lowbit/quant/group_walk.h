@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Walks the groups of a matrix: the numbers and weights of one group as spans, gathered into a
-// buffer only where a group covers more than one row.
+// buffer only where they do not lie together (blocks of several rows).
 #pragma once
 
 #include <algorithm>
@@ -36,11 +36,16 @@ class GroupWalk {
     if (n_rows == 1) {
       return {{w_.row(first_row) + first, static_cast<std::size_t>(n)}, weights};
     }
-    buffers.x.clear();
     buffers.weights.clear();
+    for (std::int64_t r = 0; r < n_rows; ++r) {
+      buffers.weights.insert(buffers.weights.end(), weights.begin(), weights.end());
+    }
+    if (n == w_.stride) {  // whole rows: a tensor of one scale is not copied
+      return {{w_.row(first_row), static_cast<std::size_t>(n_rows * n)}, buffers.weights};
+    }
+    buffers.x.clear();
     for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
       buffers.x.insert(buffers.x.end(), w_.row(r) + first, w_.row(r) + first + n);
-      buffers.weights.insert(buffers.weights.end(), weights.begin(), weights.end());
     }
     return {buffers.x, buffers.weights};
   }

@@ -11,11 +11,6 @@ namespace {
 
 constexpr float round_magic = 0x1.8p23f;
 
-bool is_power_of_two(float value) {
-  int exponent = 0;
-  return value > 0 && std::frexp(value, &exponent) == 0.5f;
-}
-
 /// Whether the levels round every value to itself, and to either side of each border.
 template <class Kind>
 bool agrees(const Kind& kind, const std::vector<float>& values) {
@@ -45,6 +40,11 @@ std::vector<float> writable_values(const Code& code) {
   const auto [first, last] = std::ranges::unique(values);
   values.erase(first, last);
   return values;
+}
+
+bool is_power_of_two(float value) {
+  int exponent = 0;
+  return value > 0 && std::frexp(value, &exponent) == 0.5f;
 }
 
 Levels::Levels(const Code& code) {

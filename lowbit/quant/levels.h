@@ -19,6 +19,7 @@ namespace lowbit {
 /// formula decodes. (Bits that are read but never written, such as the fourth value of a trit, are
 /// left out.)
 std::vector<float> writable_values(const Code& code);
+bool is_power_of_two(float value);
 
 /// Multiples of a power of two from low to high. Adding and subtracting 1.5 * 2^23 steps rounds to
 /// a whole step.

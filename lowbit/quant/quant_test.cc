@@ -158,6 +158,15 @@ TEST(Rounders, RefuseWhatTheyCannotDo) {
       round_to_nearest(MatrixView(w.data(), 1, 256), {}, *parse_scheme("sparse_ternary.g30"), pool);
   ASSERT_FALSE(odd_groups);
   EXPECT_NE(odd_groups.error().message().find("groups of 30"), std::string::npos);
+  std::vector<float> weights(255, 1.0f);
+  const auto round_weighted = [&] {
+    return round_to_nearest(MatrixView(w.data(), 1, 256), {weights}, *parse_scheme("q4_0"), pool);
+  };
+  EXPECT_FALSE(round_weighted());  // too few columns
+  weights.push_back(-1.0f);
+  EXPECT_FALSE(round_weighted());
+  weights.back() = 0.0f;
+  EXPECT_TRUE(round_weighted());
   EXPECT_FALSE(rounder_named("gptqq"));
 }
 

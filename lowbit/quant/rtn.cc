@@ -5,6 +5,7 @@
 // over all its numbers.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -139,8 +140,8 @@ class SuperBlock {
     for (const GroupFit& fit : ideal_) {
       if (std::abs(fit.*field) > std::abs(widest)) widest = fit.*field;
     }
-    const float unit = codes_.super_scale.nearest(widest / code.far_end());
-    return unit == 0 && widest != 0 ? codes_.super_scale.smallest() : unit;
+    const float ideal = widest / code.far_end(), unit = codes_.super_scale.nearest(ideal);
+    return unit == 0 && widest != 0 ? std::copysign(codes_.super_scale.smallest(), ideal) : unit;
   }
 
   void solve(float unit, float zero_unit, Solution& solution) const {
@@ -272,17 +273,30 @@ void fit_super_blocks(Choice choice, MatrixView w, const InputStats& stats, Quan
   });
 }
 
-Result<QuantizedTensor> round(Choice choice, MatrixView w, const InputStats& stats,
-                              const Scheme& scheme, ThreadPool& pool) {
+Status check_input(MatrixView w, const InputStats& stats) {
+  if (w.stride != w.cols) return Error("a matrix to be quantized must be contiguous");
   for (std::int64_t r = 0; r < w.rows; ++r) {
-    for (const float value : w.row_span(r)) {
-      if (!std::isfinite(value)) {
-        return Error(
-            fmt::format("row {} holds a number that is not finite; the source is damaged", r));
-      }
+    if (!std::ranges::all_of(w.row_span(r), [](float value) { return std::isfinite(value); })) {
+      return Error(
+          fmt::format("row {} holds a number that is not finite; the source is damaged", r));
     }
   }
-  if (w.stride != w.cols) return Error("a matrix to be quantized must be contiguous");
+  const std::span<const float> weights = stats.mean_square;
+  if (weights.empty()) return ok();
+  if (static_cast<std::int64_t>(weights.size()) != w.cols) {
+    return Error(
+        fmt::format("the calibration knows {} columns, the matrix has {}", weights.size(), w.cols));
+  }
+  if (!std::ranges::all_of(weights,
+                           [](float value) { return std::isfinite(value) && value >= 0; })) {
+    return Error("the calibration holds a mean square that is negative or not finite");
+  }
+  return ok();
+}
+
+Result<QuantizedTensor> round(Choice choice, MatrixView w, const InputStats& stats,
+                              const Scheme& scheme, ThreadPool& pool) {
+  if (Status checked = check_input(w, stats); !checked) return std::move(checked).error();
   const std::span<const float> numbers(w.data, static_cast<std::size_t>(w.rows * w.cols));
   if (is_plain_float(scheme)) return encode_plain(numbers, scheme, w.rows, w.cols);
   if (w.cols % scheme.code->dim != 0) {

@@ -20,10 +20,7 @@ StoredCode::StoredCode(const Code& code) : search_(code), values_(writable_value
   const auto positive = std::ranges::upper_bound(values_, 0.0f);
   smallest_ = positive == values_.end() ? 0 : *positive;
   far_end_ = -values_.front() > largest_ ? values_.front() : largest_;
-  is_power_of_two_ = std::ranges::all_of(values_, [](float value) {
-    int exponent = 0;
-    return value > 0 && std::frexp(value, &exponent) == 0.5f;
-  });
+  is_power_of_two_ = std::ranges::all_of(values_, lowbit::is_power_of_two);
 }
 
 }  // namespace lowbit
