@@ -39,6 +39,7 @@ Value make_dict(Runtime& rt, const Arguments& arguments) {
       entries = from->entries;
       continue;
     }
+    if (given.is_undefined()) return rt.attribute(given, "");
     for (const Value& pair : rt.iterate(given)) {
       const std::vector<Value> parts = rt.iterate(pair);
       if (rt.failed()) return {};

@@ -287,6 +287,8 @@ ExprPtr ExpressionParser::parse_attribute(ExprPtr object, Position at) {
 }
 
 ExprPtr ExpressionParser::parse_subscript(ExprPtr object, Position at) {
+  if (skip_op("]"))
+    return make_with(ExprKind::item, at, std::move(object), make(ExprKind::tuple, at));
   ExprPtr first = is_op(":") ? nullptr : parse_expression();
   if (!is_op(":")) {
     if (is_op(",")) {

@@ -62,7 +62,10 @@ Value indent(Runtime& rt, const Value& input, const Arguments& arguments) {
   else
     indentation = rt.arithmetic("*", rt.text(" "), a[0] ? *a[0] : Value(default_width));
   if (!indentation.text()) return rt.fail("indent: the width must be an integer or a string");
-  Text source = rt.str(input);
+  if (input.is_undefined()) return rt.attribute(input, "");
+  if (!input.text())
+    return rt.fail(fmt::format("indent needs a string, not a {}", input.type_name()));
+  Text source = *input.text();
   source.append("\n", true);  // so that a last line without text counts too
   Text out;
   const std::vector<Text> lines = split_lines(source);

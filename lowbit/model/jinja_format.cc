@@ -118,7 +118,7 @@ class PercentFormatter {
       values_ = list->items;
     } else {
       values_.push_back(values);
-      whole_ = values.dict() || (values.list() != nullptr);
+      whole_ = values.dict() || values.list() || values.is_undefined();
     }
   }
 

@@ -36,12 +36,10 @@ std::string normalized(std::string_view source) {
 bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
-bool is_name_start(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-         static_cast<unsigned char>(c) >= 0x80;
-}
-bool is_name_part(char c) {
-  return is_name_start(c) || is_digit(c);
+bool is_name_start(char32_t c) {
+  constexpr char32_t end_of_ascii = 0x80;
+  return (c >= U'a' && c <= U'z') || (c >= U'A' && c <= U'Z') || c == U'_' ||
+         (c >= end_of_ascii && is_letter(c));
 }
 int hex_value(char c) {
   if (is_digit(c)) return c - '0';
@@ -214,7 +212,7 @@ class Lexer {
       const char c = source_[at_];
       if (is_digit(c)) {
         lex_number();
-      } else if (is_name_start(c)) {
+      } else if (is_name_start(decode_code_point(source_, at_))) {
         lex_name();
       } else if (c == '\'' || c == '"') {
         lex_string();
@@ -238,10 +236,13 @@ class Lexer {
     TokenKind kind = TokenKind::integer;
     const char marker =
         begin + 1 < source_.size() ? static_cast<char>(source_[begin + 1] | 0x20) : '\0';
-    if (source_[begin] == '0' && (marker == 'x' || marker == 'o' || marker == 'b')) {
-      at_ = skip_digits(begin + 2, marker == 'x'   ? "0123456789abcdefABCDEF"
-                                   : marker == 'o' ? "01234567"
-                                                   : "01");
+    const std::string_view marked_digits = marker == 'x'   ? "0123456789abcdefABCDEF"
+                                           : marker == 'o' ? "01234567"
+                                           : marker == 'b' ? "01"
+                                                           : "";
+    const std::size_t marked_end = skip_digits(begin + 2, marked_digits);
+    if (source_[begin] == '0' && !marked_digits.empty() && marked_end > begin + 2) {
+      at_ = marked_end;
     } else {
       at_ = skip_digits(begin, decimal);
       const bool after_dot =
@@ -264,12 +265,20 @@ class Lexer {
     }
     std::string digits = source_.substr(begin, at_ - begin);
     digits.erase(std::remove(digits.begin(), digits.end(), '_'), digits.end());
+    const bool is_marked = digits.size() > 1 && !is_digit(digits[1]);  // 0x, 0o, 0b
+    const bool leading_zero = kind == TokenKind::integer && digits[0] == '0' && !is_marked &&
+                              digits.find_first_not_of('0') != std::string::npos;
+    if (leading_zero) return fail(begin, fmt::format("the number {} starts with a zero", digits));
     push(kind, std::move(digits), begin);
   }
 
   void lex_name() {
     const std::size_t begin = at_;
-    while (at_ < source_.size() && is_name_part(source_[at_])) ++at_;
+    while (at_ < source_.size()) {
+      const char32_t c = decode_code_point(source_, at_);
+      if (!is_name_start(c) && !is_decimal_digit(c)) break;
+      at_ += code_point_bytes(source_, at_);
+    }
     push(TokenKind::name, source_.substr(begin, at_ - begin), begin);
   }
 
