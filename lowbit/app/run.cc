@@ -70,7 +70,7 @@ class Session {
                                  file->path()));
       }
       auto parsed = ChatTemplate::parse(source);
-      if (!parsed) return std::move(parsed).error().in("chat template");
+      if (!parsed) return std::move(parsed).error().in(file->path());
       session->template_.emplace(std::move(*parsed));
     }
     auto model = load_model(options.model.model, *recipe, *session->pool_, options.model.verbose);
@@ -99,7 +99,7 @@ class Session {
                                     {"bos_token", token_text(tokenizer.bos())},
                                     {"eos_token", token_text(tokenizer.eos())}};
     auto rendered = template_->render(variables);
-    if (!rendered) return std::move(rendered).error().in("chat template");
+    if (!rendered) return std::move(rendered).error();
     return tokenizer.encode(*rendered, /*add_bos=*/true);
   }
 

@@ -119,6 +119,9 @@ Result<MarkedText> ChatTemplate::render(const Json& variables) const {
   std::int64_t now = std::chrono::duration_cast<std::chrono::seconds>(
                          std::chrono::system_clock::now().time_since_epoch())
                          .count();
+  scope.set("tools", jinja::None{});
+  scope.set("documents", jinja::None{});
+  scope.set("add_generation_prompt", false);
   for (const auto& [name, json] : variables.items()) {
     if (name == "strftime_now" && json.is_number_integer()) {
       now = json.get<std::int64_t>();

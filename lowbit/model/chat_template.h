@@ -31,11 +31,12 @@ class ChatTemplate {
   static Result<ChatTemplate> parse(std::string_view source);
 
   /// `variables` is a JSON object: messages, tools, add_generation_prompt, bos_token, eos_token and
-  /// whatever else the template reads. Strings in it are untrusted, except the variables named
+  /// whatever else the template reads. As in transformers, tools and documents are none and
+  /// add_generation_prompt is false unless given. Strings are untrusted, except the variables named
   /// *_token (they come from the tokenizer) and the usual role words (templates build special
   /// tokens from them). If variables["strftime_now"] is a number, it is the time strftime_now()
-  /// prints, in seconds since 1970 in the time zone wanted; otherwise strftime_now() prints the
-  /// system clock in UTC.
+  /// prints, in seconds since 1970 in the time zone wanted; otherwise that is the system clock in
+  /// UTC.
   Result<MarkedText> render(const nlohmann::ordered_json& variables) const;
 
  private:

@@ -34,6 +34,20 @@ TOOLS = [
     },
 ]
 
+# Some templates cannot print the types above: they call themselves without end.
+SIMPLE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds two numbers",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer", "description": "first"}, "b": {"type": "number", "description": "second"}},
+            "required": ["a", "b"],
+        },
+    },
+}
+
 WORLD = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 _USER = _turn("user", "Hello, how are you?")
@@ -104,6 +118,16 @@ DIALOGUES = {
         "add_generation_prompt": False,
     },
     # beyond the eight
+    "a simple tool": {"messages": [_turn("user", "2 + 2?")], "tools": [SIMPLE_TOOL], "add_generation_prompt": True},
+    "a simple tool, called": {
+        "messages": [
+            _turn("user", "2 + 2?"),
+            _turn("assistant", "", tool_calls=[_call("add", {"a": 2, "b": 2}, "call00003")]),
+            _turn("tool", "4", name="add", tool_call_id="call00003"),
+        ],
+        "tools": [SIMPLE_TOOL],
+        "add_generation_prompt": True,
+    },
     "content in parts": {
         "messages": [
             _turn("system", [{"type": "text", "text": "Look."}]),

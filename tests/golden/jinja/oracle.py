@@ -70,6 +70,7 @@ def environment():
     return env
 
 
+GIVEN = {"tools": None, "documents": None, "add_generation_prompt": False}  # what transformers always passes
 ENVIRONMENT = environment()
 compiled = functools.lru_cache(ENVIRONMENT.from_string)
 
@@ -77,6 +78,6 @@ compiled = functools.lru_cache(ENVIRONMENT.from_string)
 def render(source, variables):
     """(text, None) or (None, what jinja2 raised)."""
     try:
-        return compiled(source).render(**json.loads(json.dumps(variables))), None
+        return compiled(source).render(**json.loads(json.dumps({**GIVEN, **variables}))), None
     except Exception as error:  # noqa: BLE001: whatever Python raises counts as a failed render
         return None, f"{type(error).__name__}: {error}"
