@@ -538,8 +538,57 @@ void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
   }
 }
 
+/// One token times panels of plain floats, straight from memory: the chain of f32_tile.
+template <FactorKind kind, int n_panels>
+void float_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
+  const PanelView& w = job.w;
+  constexpr std::int64_t size = kind == FactorKind::f32 ? sizeof(float) : sizeof(std::uint16_t);
+  for (std::int64_t panel = first_panel; panel < last_panel; panel += n_panels) {
+    const std::byte* from[n_panels];  // beyond the last panel: the last one again
+    f32x16 f[n_panels];
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) {
+      from[p] = w.panels + least_of(panel + p, last_panel - 1) * w.panel_bytes;
+      f[p] = splat(0.0f);
+    }
+    for (std::int64_t k = 0; k < w.cols; ++k) {
+      const f32x16 x = splat(job.x[k]);
+#pragma GCC unroll 4
+      for (int p = 0; p < n_panels; ++p) {
+        prefetch(from[p] + prefetch_bytes);
+        f[p] = fma(x, load_floats(kind, from[p], 0, nullptr), f[p]);
+        from[p] += panel_cols * size;
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) {
+      if (panel + p < last_panel) finish(job, panel + p, 0, f[p], 0.0f, 1.0f);
+    }
+  }
+}
+
+/// Whether the product was one of plain floats, and is done.
+inline bool float_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
+  if (job.n_tokens != 1) return false;
+  switch (job.w.code) {
+    case CodeKind::f32:
+      float_gemv<FactorKind::f32, gemv_panels>(job, first_panel, last_panel);
+      break;
+    case CodeKind::f16:
+      float_gemv<FactorKind::f16, gemv_panels>(job, first_panel, last_panel);
+      break;
+    case CodeKind::bf16:
+      float_gemv<FactorKind::bf16, gemv_panels>(job, first_panel, last_panel);
+      break;
+    default:
+      return false;
+  }
+  return true;
+}
+
 inline void f32_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                        std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
+  if (float_gemv_of(job, first_panel, last_panel)) return;
   const Scratch scratch{memory};
   const std::int64_t n_tokens = last_token - first_token;
   std::int64_t panel = first_panel;
@@ -550,11 +599,11 @@ inline void f32_panels(const MatmulJob& job, std::int64_t first_panel, std::int6
     }
   }
   for (; panel + tile_panels <= last_panel; panel += tile_panels) {
-    f32_group<tile_panels, tile_tokens>(job, panel, first_token, last_token, scratch);
+    f32_group<tile_panels, f32_tile_tokens>(job, panel, first_token, last_token, scratch);
   }
   if constexpr (tile_panels > 1) {
     for (; panel < last_panel; ++panel) {
-      f32_group<1, tile_tokens>(job, panel, first_token, last_token, scratch);
+      f32_group<1, f32_tile_tokens>(job, panel, first_token, last_token, scratch);
     }
   }
 }

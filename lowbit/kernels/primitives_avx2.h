@@ -16,8 +16,10 @@ struct Mask16 {
   __m256 low, high;
 };
 
-/// Tile of the products: 2 tokens x 1 panel fill the 16 registers.
-constexpr int tile_tokens = 2, tile_panels = 1, gemv_panels = 2, int8_gemv_panels = 1;
+/// Tile of the products: 2 tokens x 1 panel of int8 fill the 16 registers; f32 needs 12 chains to
+/// hide the latency of fma.
+constexpr int f32_tile_tokens = 6, tile_tokens = 2, tile_panels = 1, gemv_panels = 2,
+              int8_gemv_panels = 1;
 constexpr int attention_rows = 2, attention_vectors = 2;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
@@ -206,12 +208,11 @@ LOWBIT_PRIMITIVE u8x64 load_lut16(const std::uint8_t* p) {
 LOWBIT_PRIMITIVE u8x64 lookup16(u8x64 lut, u8x64 index) {
   return {_mm256_shuffle_epi8(lut.low, index.low), _mm256_shuffle_epi8(lut.low, index.high)};
 }
-LOWBIT_PRIMITIVE u8x64 select_bit(u8x64 index, unsigned char bit, u8x64 set, u8x64 clear) {
-  const __m256i mask = _mm256_set1_epi8(static_cast<char>(bit));
-  const __m256i low = _mm256_cmpeq_epi8(_mm256_and_si256(index.low, mask), mask);
-  const __m256i high = _mm256_cmpeq_epi8(_mm256_and_si256(index.high, mask), mask);
-  return {_mm256_blendv_epi8(clear.low, set.low, low),
-          _mm256_blendv_epi8(clear.high, set.high, high)};
+template <int bit>
+LOWBIT_PRIMITIVE u8x64 select_bit(u8x64 index, u8x64 set, u8x64 clear) {
+  constexpr int top = 7;  // the blend looks at the top bit of every byte
+  return {_mm256_blendv_epi8(clear.low, set.low, _mm256_slli_epi16(index.low, top - bit)),
+          _mm256_blendv_epi8(clear.high, set.high, _mm256_slli_epi16(index.high, top - bit))};
 }
 template <int byte>
 LOWBIT_PRIMITIVE i32x16 byte_of(u8x64 a) {

@@ -15,7 +15,8 @@ struct Mask16 {
 };
 
 /// Tile of the products: 6 tokens x 2 panels keep 12 int32 and 12 f32 accumulators in registers.
-constexpr int tile_tokens = 6, tile_panels = 2, gemv_panels = 4, int8_gemv_panels = 2;
+constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels = 4,
+              int8_gemv_panels = 2;
 constexpr int attention_rows = 4, attention_vectors = 4;
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
@@ -179,9 +180,10 @@ LOWBIT_PRIMITIVE u8x64 load_lut16(const std::uint8_t* p) {
 LOWBIT_PRIMITIVE u8x64 lookup16(u8x64 lut, u8x64 index) {
   return (u8x64)_mm512_shuffle_epi8((__m512i)lut, (__m512i)index);
 }
-LOWBIT_PRIMITIVE u8x64 select_bit(u8x64 index, unsigned char bit, u8x64 set, u8x64 clear) {
+template <int bit>
+LOWBIT_PRIMITIVE u8x64 select_bit(u8x64 index, u8x64 set, u8x64 clear) {
   const __mmask64 mask =
-      _mm512_test_epi8_mask((__m512i)index, _mm512_set1_epi8(static_cast<char>(bit)));
+      _mm512_test_epi8_mask((__m512i)index, _mm512_set1_epi8(static_cast<char>(1 << bit)));
   return (u8x64)_mm512_mask_blend_epi8(mask, (__m512i)clear, (__m512i)set);
 }
 template <int byte>

@@ -18,7 +18,8 @@ struct Mask16 {
 };
 
 /// Tile of the products in tokens x panels of 16 columns; panels of a product with few tokens.
-constexpr int tile_tokens = 1, tile_panels = 1, gemv_panels = 1, int8_gemv_panels = 0;
+constexpr int f32_tile_tokens = 1, tile_tokens = 1, tile_panels = 1, gemv_panels = 1,
+              int8_gemv_panels = 0;
 /// Attention: tasks x vectors of keys (or of numbers of the head) in registers at a time.
 constexpr int attention_rows = 1, attention_vectors = 1;
 /// Codes that need 8 bits ("wide") are multiplied as byte - wide_bias.
@@ -216,10 +217,11 @@ LOWBIT_SCALAR_PRIMITIVE u8x64 load_lut16(const std::uint8_t* p) {
 LOWBIT_SCALAR_PRIMITIVE u8x64 lookup16(const u8x64& lut, const u8x64& index) {
   return each_byte([&](int i) { return lut.byte[index.byte[i] % 16]; });
 }
-/// Per byte: `set` where index has `bit` (a power of two), else `clear`.
-LOWBIT_SCALAR_PRIMITIVE u8x64 select_bit(const u8x64& index, unsigned char bit, const u8x64& set,
-                                         const u8x64& clear) {
-  return each_byte([&](int i) { return (index.byte[i] & bit) != 0 ? set.byte[i] : clear.byte[i]; });
+/// Per byte: `set` where bit number `bit` of index is 1, else `clear`.
+template <int bit>
+LOWBIT_SCALAR_PRIMITIVE u8x64 select_bit(const u8x64& index, const u8x64& set, const u8x64& clear) {
+  return each_byte(
+      [&](int i) { return (index.byte[i] >> bit & 1) != 0 ? set.byte[i] : clear.byte[i]; });
 }
 /// Byte number `byte` (0..3) of every lane, as an integer.
 template <int byte>

@@ -4,17 +4,19 @@
 // so that no product is loop-invariant.
 
 constexpr int roof_buffer_rows = 16;
+/// Accumulators enough to hide the latency of a product, whatever tile the kernels prefer.
+constexpr int roof_tokens = 6;
 
 std::int64_t roof_int8_products(std::int64_t n_rounds, std::int32_t* sink) {
   alignas(64) std::uint8_t w[roof_buffer_rows + tile_panels][64];
-  alignas(64) std::int8_t x[roof_buffer_rows + tile_tokens][64];
+  alignas(64) std::int8_t x[roof_buffer_rows + roof_tokens][64];
   for (auto& row : w) {
     for (auto& byte : row) byte = 3;
   }
   for (auto& row : x) {
     for (auto& byte : row) byte = 5;
   }
-  i32x16 sums[tile_tokens][tile_panels];
+  i32x16 sums[roof_tokens][tile_panels];
   for (auto& row : sums) {
     for (auto& sum : row) sum = splat(0);
   }
@@ -24,7 +26,7 @@ std::int64_t roof_int8_products(std::int64_t n_rounds, std::int32_t* sink) {
 #pragma GCC unroll 8
     for (int p = 0; p < tile_panels; ++p) panel[p] = load(w[at + p]);
 #pragma GCC unroll 8
-    for (int t = 0; t < tile_tokens; ++t) {
+    for (int t = 0; t < roof_tokens; ++t) {
       const u8x64 token = broadcast4(x[at + t]);
 #pragma GCC unroll 8
       for (int p = 0; p < tile_panels; ++p) sums[t][p] = dot4<false>(sums[t][p], panel[p], token);
@@ -36,19 +38,19 @@ std::int64_t roof_int8_products(std::int64_t n_rounds, std::int32_t* sink) {
   }
   store(sink, total);
   constexpr std::int64_t n_lanes = 16, products_per_lane = 4, operations = 2;
-  return n_rounds * tile_tokens * tile_panels * n_lanes * products_per_lane * operations;
+  return n_rounds * roof_tokens * tile_panels * n_lanes * products_per_lane * operations;
 }
 
 std::int64_t roof_f32_products(std::int64_t n_rounds, float* sink) {
   alignas(64) float w[roof_buffer_rows + tile_panels][16];
-  alignas(64) float x[roof_buffer_rows + tile_tokens][16];
+  alignas(64) float x[roof_buffer_rows + roof_tokens][16];
   for (auto& row : w) {
     for (auto& number : row) number = 0.5f;
   }
   for (auto& row : x) {
     for (auto& number : row) number = 0.25f;
   }
-  f32x16 sums[tile_tokens][tile_panels];
+  f32x16 sums[roof_tokens][tile_panels];
   for (auto& row : sums) {
     for (auto& sum : row) sum = splat(0.0f);
   }
@@ -58,7 +60,7 @@ std::int64_t roof_f32_products(std::int64_t n_rounds, float* sink) {
 #pragma GCC unroll 8
     for (int p = 0; p < tile_panels; ++p) panel[p] = load(w[at + p]);
 #pragma GCC unroll 8
-    for (int t = 0; t < tile_tokens; ++t) {
+    for (int t = 0; t < roof_tokens; ++t) {
       const f32x16 token = splat(x[at + t][0]);
 #pragma GCC unroll 8
       for (int p = 0; p < tile_panels; ++p) sums[t][p] = fma(token, panel[p], sums[t][p]);
@@ -70,7 +72,7 @@ std::int64_t roof_f32_products(std::int64_t n_rounds, float* sink) {
   }
   store(sink, total);
   constexpr std::int64_t n_lanes = 16, operations = 2;
-  return n_rounds * tile_tokens * tile_panels * n_lanes * operations;
+  return n_rounds * roof_tokens * tile_panels * n_lanes * operations;
 }
 
 void roof_read(const std::byte* p, std::int64_t n_bytes, std::uint8_t* sink) {

@@ -71,12 +71,12 @@ struct Lut {
   LOWBIT_PRIMITIVE u8x64 operator()(u8x64 code) const {
     if constexpr (bits <= 4) return lookup16(parts[0], code);
     if constexpr (bits == 5) {
-      return select_bit(code, 16, lookup16(parts[1], code), lookup16(parts[0], code));
+      return select_bit<4>(code, lookup16(parts[1], code), lookup16(parts[0], code));
     }
     if constexpr (bits == 6) {
-      const u8x64 low = select_bit(code, 16, lookup16(parts[1], code), lookup16(parts[0], code));
-      const u8x64 high = select_bit(code, 16, lookup16(parts[3], code), lookup16(parts[2], code));
-      return select_bit(code, 32, high, low);
+      const u8x64 low = select_bit<4>(code, lookup16(parts[1], code), lookup16(parts[0], code));
+      const u8x64 high = select_bit<4>(code, lookup16(parts[3], code), lookup16(parts[2], code));
+      return select_bit<5>(code, high, low);
     }
   }
 };
