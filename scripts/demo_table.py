@@ -113,7 +113,8 @@ def main() -> None:
         for name, container in formats:
             say(f"{name}: quantizing, measuring")
             target = out / (f"{name}.gguf" if container == "gguf" else name)
-            made = lowbit("quantize", "-m", args.teacher, name, "--no-self-test", "-o", target)  # measured next
+            written = target if container == "gguf" else f"{target}/"  # the slash says: a folder
+            made = lowbit("quantize", "-m", args.teacher, name, "--no-self-test", "-o", written)  # measured next
             rows.append(measured(name, target, text, args.teacher, made["bits_per_weight"], made["bytes"]))
 
     machine = lowbit("bench")["machine"]
