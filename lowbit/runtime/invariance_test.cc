@@ -42,7 +42,7 @@ struct Setting {
 #if defined(__SANITIZE_ADDRESS__)
 // The sanitizers look for other mistakes and are slow: a corner of the grid is enough for them.
 constexpr std::array thread_counts{2};
-constexpr std::array<std::int64_t, 2> chunks{7, 512};
+constexpr std::array<std::int64_t, 1> chunks{7};
 #else
 constexpr std::array thread_counts{1, 2, 3};
 constexpr std::array<std::int64_t, 4> chunks{1, 7, 32, 512};

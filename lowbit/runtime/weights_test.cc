@@ -112,11 +112,12 @@ TEST_F(Weights, NumbersThatAreNotFiniteAreErrors) {
 
 TEST_F(Weights, ActivationsThatCannotBeTakenAreErrors) {
   const RandomModel k_type({.schemes = {"q8_0", "q4_k"}});
-  expect_mentions(load_error(k_type, {.activations = Activations::int8_g32}), {"model.layers.0"});
+  expect_mentions(load_error(k_type, {.activations = Activations::int8_g32}),
+                  {"lm_head.weight", "q4_k", "int8.g256"});
   EXPECT_EQ(load_error(k_type, {.activations = Activations::int8_g256}), "no error");
   const RandomModel float_table({.schemes = {"q8_0", "nf4.g64"}});
   expect_mentions(load_error(float_table, {.activations = Activations::int8_g32}),
-                  {"model.layers.0", "nf4"});
+                  {"lm_head.weight", "nf4"});
   EXPECT_EQ(load_error(float_table, {.activations = Activations::f32}), "no error");
   // A table that is only read row by row takes no activations.
   const RandomModel float_embedding(
