@@ -49,6 +49,15 @@ enum class ZeroKind : std::uint8_t {
   product,  // added to the weight as -(scale * factor): a real zero in units of the code
 };
 
+/// A table that is a small float: the top bit is the sign, the others a magnitude m. m below
+/// 2^mantissa_bits is m * least; the others are the f32 whose bits are (m << (23 - mantissa_bits))
+/// + offset; from special_from on the exponent of infinity is put in.
+struct Minifloat {
+  int mantissa_bits = 0;  // 0: the table is something else
+  std::int32_t offset = 0, special_from = 0;
+  float least = 0;
+};
+
 /// What the bodies see of a PackedMatrix.
 struct PanelView {
   const std::byte* panels = nullptr;  // 64-byte aligned
@@ -66,6 +75,7 @@ struct PanelView {
   float unit = 1;
   const std::uint8_t* lut = nullptr;  // (64)
   const float* values = nullptr;      // table: (256)
+  Minifloat minifloat;                // table
 
   std::int64_t group_k =
       0;  // inputs under one inline factor; 0: factors are constant along the row

@@ -135,6 +135,43 @@ float value_at(const PanelView& v, std::int64_t row, std::int64_t k) {
   }
 }
 
+/// The rule of a table of small floats, if it is one; every finite number is checked bit by bit.
+Minifloat find_minifloat(std::span<const float> values) {
+  constexpr int f32_mantissa = 23;
+  constexpr std::uint32_t infinity = 0x7f800000, sign = 0x80000000;
+  const std::size_t n_magnitudes = values.size() / 2;
+  Minifloat m;
+  m.least = values.size() > 2 ? values[1] : 0.0f;
+  if (!(m.least > 0)) return {};
+  // Steps of one size reach up to 2^(mantissa_bits + 1).
+  std::size_t n_even = 1;
+  while (n_even < n_magnitudes && values[n_even] == static_cast<float>(n_even) * m.least) ++n_even;
+  m.mantissa_bits = static_cast<int>(std::bit_width(n_even - 1)) - 2;
+  if (m.mantissa_bits < 1) return {};
+  const std::size_t first_normal = std::size_t{1} << m.mantissa_bits;
+  const int shift = f32_mantissa - m.mantissa_bits;
+  const std::uint32_t offset = std::bit_cast<std::uint32_t>(values[first_normal]) -
+                               static_cast<std::uint32_t>(first_normal << shift);
+  m.offset = static_cast<std::int32_t>(offset);
+  m.special_from = static_cast<std::int32_t>(n_magnitudes);
+  for (std::size_t i = 0; i < n_magnitudes; ++i) {
+    const std::uint32_t normal = static_cast<std::uint32_t>(i << shift) + offset;
+    float number =
+        i < first_normal ? static_cast<float>(i) * m.least : std::bit_cast<float>(normal);
+    if (!std::isfinite(values[i])) {
+      m.special_from = std::min(m.special_from, static_cast<std::int32_t>(i));
+    }
+    if (static_cast<std::int32_t>(i) >= m.special_from) {
+      number = std::bit_cast<float>(normal | infinity);
+      if (std::isnan(number) && std::isnan(values[i])) continue;
+    }
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(number);
+    if (bits != std::bit_cast<std::uint32_t>(values[i])) return {};
+    if ((bits | sign) != std::bit_cast<std::uint32_t>(values[i + n_magnitudes])) return {};
+  }
+  return m;
+}
+
 }  // namespace
 
 class Packer {
@@ -266,6 +303,7 @@ Status Packer::choose_codes() {
   view_.bits = code.window;
   out_.values_.assign(byte_values, 0.0f);
   std::ranges::copy(code.values, out_.values_.begin());
+  view_.minifloat = find_minifloat(code.values);
   for (std::size_t i = 0; i < code.values.size(); ++i) {
     renumber_.push_back(static_cast<std::uint8_t>(i));
   }

@@ -23,6 +23,8 @@ constexpr int f32_tile_tokens = 6, tile_tokens = 2, tile_panels = 1, gemv_panels
 constexpr int attention_rows = 2, attention_vectors = 2;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
+/// 16 registers are too few for their arithmetic: small floats are gathered from a table.
+constexpr bool has_minifloats = false;
 
 LOWBIT_PRIMITIVE f32x16 splat(float a) {
   return {_mm256_set1_ps(a), _mm256_set1_ps(a)};
@@ -123,6 +125,10 @@ LOWBIT_PRIMITIVE i32x16 shift_left(i32x16 a) {
 template <int count>
 LOWBIT_PRIMITIVE i32x16 shift_right(i32x16 a) {
   return {_mm256_srli_epi32(a.low, count), _mm256_srli_epi32(a.high, count)};
+}
+LOWBIT_PRIMITIVE i32x16 shift_left_by(i32x16 a, int count) {
+  const __m128i bits = _mm_cvtsi32_si128(count);
+  return {_mm256_sll_epi32(a.low, bits), _mm256_sll_epi32(a.high, bits)};
 }
 LOWBIT_PRIMITIVE i32x16 mul_i16(i32x16 a, i32x16 b) {
   const __m256i low = _mm256_set1_epi32(0xffff);
@@ -247,6 +253,15 @@ LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
 
 LOWBIT_PRIMITIVE f32x16 gather(const float* table, i32x16 index) {
   return {_mm256_i32gather_ps(table, index.low, 4), _mm256_i32gather_ps(table, index.high, 4)};
+}
+LOWBIT_PRIMITIVE __m256 lookup_half(f32x16 lut, __m256i index) {
+  constexpr int bit_to_top = 28;  // bit 3 of the index chooses the half of the table
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(lut.low, index),
+                          _mm256_permutevar8x32_ps(lut.high, index),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(index, bit_to_top)));
+}
+LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
+  return {lookup_half(lut, index.low), lookup_half(lut, index.high)};
 }
 LOWBIT_PRIMITIVE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);

@@ -20,6 +20,8 @@ constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels
 constexpr int attention_rows = 4, attention_vectors = 4;
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
+/// A gather costs more than the arithmetic of small floats.
+constexpr bool has_minifloats = true;
 
 LOWBIT_PRIMITIVE f32x16 splat(float a) {
   return (f32x16)_mm512_set1_ps(a);
@@ -109,6 +111,9 @@ LOWBIT_PRIMITIVE i32x16 shift_left(i32x16 a) {
 template <int count>
 LOWBIT_PRIMITIVE i32x16 shift_right(i32x16 a) {
   return (i32x16)_mm512_srli_epi32((__m512i)a, count);
+}
+LOWBIT_PRIMITIVE i32x16 shift_left_by(i32x16 a, int count) {
+  return (i32x16)_mm512_sll_epi32((__m512i)a, _mm_cvtsi32_si128(count));
 }
 LOWBIT_PRIMITIVE i32x16 mul_i16(i32x16 a, i32x16 b) {
   const __m512i low = _mm512_set1_epi32(0xffff);
@@ -208,6 +213,9 @@ LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
 
 LOWBIT_PRIMITIVE f32x16 gather(const float* table, i32x16 index) {
   return (f32x16)_mm512_i32gather_ps((__m512i)index, table, 4);
+}
+LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
+  return (f32x16)_mm512_permutexvar_ps((__m512i)index, (__m512)lut);
 }
 LOWBIT_PRIMITIVE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);

@@ -24,6 +24,8 @@ constexpr int f32_tile_tokens = 1, tile_tokens = 1, tile_panels = 1, gemv_panels
 constexpr int attention_rows = 1, attention_vectors = 1;
 /// Codes that need 8 bits ("wide") are multiplied as byte - wide_bias.
 constexpr int wide_bias = 0;
+/// A table in memory is the cheaper way to small floats.
+constexpr bool has_minifloats = false;
 
 template <class Vector, class Rule>
 LOWBIT_PRIMITIVE Vector each_lane(const Rule& rule) {
@@ -139,6 +141,9 @@ template <int count>
 LOWBIT_SCALAR_PRIMITIVE i32x16 shift_right(const i32x16& a) {
   return each_lane<i32x16>([&](int i) { return wrap(word(a.lane[i]) >> count); });
 }
+LOWBIT_SCALAR_PRIMITIVE i32x16 shift_left_by(const i32x16& a, int count) {
+  return each_lane<i32x16>([&](int i) { return wrap(word(a.lane[i]) << count); });
+}
 /// a * b where both lie in -32768..32767: cheaper than mul on x86.
 LOWBIT_SCALAR_PRIMITIVE i32x16 mul_i16(const i32x16& a, const i32x16& b) {
   return mul(a, b);
@@ -246,6 +251,10 @@ LOWBIT_SCALAR_PRIMITIVE i32x16 dot4(const i32x16& sum, const u8x64& w, const u8x
 
 LOWBIT_SCALAR_PRIMITIVE f32x16 gather(const float* table, const i32x16& index) {
   return each_lane<f32x16>([&](int i) { return table[index.lane[i]]; });
+}
+/// lut[index] of 16 numbers in a register, index 0..15.
+LOWBIT_SCALAR_PRIMITIVE f32x16 lookup16(const f32x16& lut, const i32x16& index) {
+  return each_lane<f32x16>([&](int i) { return lut.lane[index.lane[i]]; });
 }
 LOWBIT_SCALAR_PRIMITIVE void prefetch(const void*) {}
 

@@ -148,6 +148,65 @@ void unpack_integer_block(const PanelView& v, std::int64_t panel, std::int64_t f
   });
 }
 
+/// Tables of up to 16 numbers: one shuffle.
+template <int bits>
+void unpack_small_table_block(const PanelView& v, std::int64_t panel, std::int64_t first_k,
+                              std::int64_t last_k, const std::int32_t*, float* out) {
+  const f32x16 lut = load(v.values);
+  for_tiles(v, panel, first_k, last_k, [&](const std::uint8_t* tile, std::int64_t k) {
+    float* to = out + (k - first_k) * panel_cols;
+    for_quads<bits>(tile, NoLut(nullptr), [&](int quad, const u8x64& code) {
+      float* p = to + quad * quad_k * panel_cols;
+      store(p, lookup16(lut, byte_of<0>(code)));
+      store(p + panel_cols, lookup16(lut, byte_of<1>(code)));
+      store(p + 2 * panel_cols, lookup16(lut, byte_of<2>(code)));
+      store(p + 3 * panel_cols, lookup16(lut, byte_of<3>(code)));
+    });
+  });
+}
+
+/// Small floats by arithmetic: a gather costs more than the product.
+template <int bits>
+struct MinifloatDecoder {
+  i32x16 magnitude, offset, first_normal, special, infinity, sign;
+  f32x16 least;
+  int shift;
+  bool has_special;
+  LOWBIT_PRIMITIVE explicit MinifloatDecoder(const Minifloat& m)
+      : magnitude(splat((1 << (bits - 1)) - 1)),
+        offset(splat(m.offset)),
+        first_normal(splat(1 << m.mantissa_bits)),
+        special(splat(m.special_from)),
+        infinity(splat(0x7f800000)),
+        sign(splat(1 << (bits - 1))),
+        least(splat(m.least)),
+        shift(23 - m.mantissa_bits),
+        has_special(m.special_from < 1 << (bits - 1)) {}
+  LOWBIT_PRIMITIVE f32x16 operator()(const i32x16& code) const {
+    const i32x16 m = bit_and(code, magnitude);
+    const i32x16 normal = add(shift_left_by(m, shift), offset);
+    f32x16 value = select(less(m, first_normal), mul(to_f32(m), least), as_floats(normal));
+    if (has_special) value = select(less(m, special), value, as_floats(bit_or(normal, infinity)));
+    return as_floats(bit_or(as_bits(value), shift_left<32 - bits>(bit_and(code, sign))));
+  }
+};
+template <int bits>
+void unpack_minifloat_block(const PanelView& v, std::int64_t panel, std::int64_t first_k,
+                            std::int64_t last_k, const std::int32_t*, float* out) {
+  const MinifloatDecoder<bits> decode(v.minifloat);
+  for_tiles(v, panel, first_k, last_k, [&](const std::uint8_t* tile, std::int64_t k) {
+    float* to = out + (k - first_k) * panel_cols;
+    for_quads<bits>(tile, NoLut(nullptr), [&](int quad, const u8x64& code) {
+      float* p = to + quad * quad_k * panel_cols;
+      store(p, decode(byte_of<0>(code)));
+      store(p + panel_cols, decode(byte_of<1>(code)));
+      store(p + 2 * panel_cols, decode(byte_of<2>(code)));
+      store(p + 3 * panel_cols, decode(byte_of<3>(code)));
+    });
+  });
+}
+
+/// Any other table.
 template <int bits>
 void unpack_table_block(const PanelView& v, std::int64_t panel, std::int64_t first_k,
                         std::int64_t last_k, const std::int32_t*, float* out) {
@@ -205,9 +264,10 @@ inline void unpack_values(const PanelView& v, std::int64_t panel, std::int64_t f
       unpack_integer_block<1, Lut<1>>, unpack_integer_block<2, Lut<2>>,
       unpack_integer_block<3, Lut<3>>, unpack_integer_block<4, Lut<4>>,
       unpack_integer_block<5, Lut<5>>, unpack_integer_block<6, Lut<6>>};
-  static constexpr Unpack table[] = {
-      unpack_table_block<1>, unpack_table_block<2>, unpack_table_block<3>, unpack_table_block<4>,
-      unpack_table_block<5>, unpack_table_block<6>, unpack_table_block<7>, unpack_table_block<8>};
+  static constexpr Unpack table[] = {unpack_small_table_block<1>, unpack_small_table_block<2>,
+                                     unpack_small_table_block<3>, unpack_small_table_block<4>,
+                                     unpack_table_block<5>,       unpack_table_block<6>,
+                                     unpack_table_block<7>,       unpack_table_block<8>};
   Unpack unpack = nullptr;
   switch (v.code) {
     case CodeKind::linear:
@@ -218,6 +278,14 @@ inline void unpack_values(const PanelView& v, std::int64_t panel, std::int64_t f
       break;
     case CodeKind::table:
       unpack = table[v.bits - 1];
+      if constexpr (has_minifloats) {
+        constexpr int least_bits = 5;
+        static constexpr Unpack minifloat[] = {unpack_minifloat_block<5>, unpack_minifloat_block<6>,
+                                               unpack_minifloat_block<7>,
+                                               unpack_minifloat_block<8>};
+        const bool is_small_float = v.minifloat.mantissa_bits != 0 && v.bits >= least_bits;
+        if (is_small_float) unpack = minifloat[v.bits - least_bits];
+      }
       break;
     case CodeKind::f16:
       unpack = unpack_float_block<FactorKind::f16>;
