@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The packer works panel by panel: the codes of 16 outputs become bytes (renumbered by a table),
 // the bytes of 4 inputs x 16 outputs become a 64-byte row, and the rows of a tile are folded into
-// bit planes. The reverse walk, unpack_row(), is plain arithmetic over the same geometry.
+// bit planes. The reverse walk, unpack_row(), is plain arithmetic over the same geometry. Longer
+// than most files, because the two directions share that geometry and must change together.
 #include "lowbit/kernels/packed_matrix.h"
 
 #include <algorithm>
