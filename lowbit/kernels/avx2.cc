@@ -19,7 +19,9 @@ LOWBIT_TARGET_REGION_BEGIN("avx2,fma,f16c")
 namespace lowbit {
 namespace {
 
-#include "lowbit/kernels/primitives_avx2.h"
+#include "lowbit/kernels/primitives_ymm.h"
+
+#include "lowbit/kernels/dot_avx2.h"
 
 #include "lowbit/kernels/matmul_body.h"
 

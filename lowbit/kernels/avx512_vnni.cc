@@ -21,7 +21,9 @@ LOWBIT_TARGET_REGION_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f
 namespace lowbit {
 namespace {
 
-#include "lowbit/kernels/primitives_avx512_vnni.h"
+#include "lowbit/kernels/primitives_zmm.h"
+
+#include "lowbit/kernels/dot_avx512_vnni.h"
 
 #include "lowbit/kernels/matmul_body.h"
 

@@ -9,6 +9,8 @@ struct KernelTable;
 
 const KernelTable* scalar_table();
 const KernelTable* avx2_table();
+const KernelTable* avx_vnni_table();
+const KernelTable* avx512_table();
 const KernelTable* avx512_vnni_table();
 
 }  // namespace lowbit

@@ -18,7 +18,8 @@ struct Row {
 /// Best first.
 constexpr std::array rows {
 #if defined(__x86_64__)
-  Row{Isa::avx512_vnni, avx512_vnni_table}, Row{Isa::avx2, avx2_table},
+  Row{Isa::avx512_vnni, avx512_vnni_table}, Row{Isa::avx_vnni, avx_vnni_table},
+      Row{Isa::avx512, avx512_table}, Row{Isa::avx2, avx2_table},
 #endif
       Row{Isa::scalar, scalar_table},
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The primitives on AVX-512 with VNNI: 16 lanes are one zmm register. Included inside the target
-// region and the anonymous namespace of avx512_vnni.cc, nowhere else; primitives_scalar.h says what
-// each one means.
+// The primitives on 512-bit registers (AVX-512 F, BW, DQ, VL): 16 lanes are one zmm. Included
+// inside the target region and the anonymous namespace of the instruction sets of that width,
+// nowhere else; primitives_scalar.h says what each one means. What they differ in, the product of
+// bytes and the register tile, stands in dot_<isa>.h.
 //
 // The vectors are typed (int, float, unsigned char), not __m512i: g++ 12 spills the accumulators of
 // _mm512_dpbusd_epi32 around every product (47 % of peak instead of 95 %).
@@ -14,12 +15,7 @@ struct Mask16 {
   __mmask16 bits;
 };
 
-/// Tile of the products: 6 tokens x 2 panels keep 12 int32 and 12 f32 accumulators in registers.
-constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels = 4,
-              int8_gemv_panels = 2;
 constexpr int attention_rows = 4, attention_vectors = 4;
-/// dot4 multiplies every byte 0..255 exactly.
-constexpr int wide_bias = 0;
 /// A gather costs more than the arithmetic of small floats.
 constexpr bool has_minifloats = true;
 
@@ -202,15 +198,6 @@ LOWBIT_PRIMITIVE u8x64 broadcast4(const std::int8_t* p) {
   __builtin_memcpy(&four, p, sizeof four);
   return (u8x64)_mm512_set1_epi32(four);
 }
-template <bool wide>
-LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
-#if defined(__clang__)
-  return (i32x16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
-#else
-  return __builtin_ia32_vpdpbusd_v16si(sum, (i32x16)w, (i32x16)x);
-#endif
-}
-
 LOWBIT_PRIMITIVE f32x16 gather(const float* table, i32x16 index) {
   return (f32x16)_mm512_i32gather_ps((__m512i)index, table, 4);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The primitives on AVX2 with FMA and F16C: 16 lanes are two ymm registers. Included inside the
-// target region and the anonymous namespace of avx2.cc, nowhere else; primitives_scalar.h says what
-// each one means.
+// The primitives on 256-bit registers (AVX2, FMA, F16C): 16 lanes are two ymm. Included inside the
+// target region and the anonymous namespace of the instruction sets of that width, nowhere else;
+// primitives_scalar.h says what each one means. What they differ in, the product of bytes and the
+// register tile, stands in dot_<isa>.h.
 
 struct f32x16 {
   __m256 low, high;
@@ -16,13 +17,7 @@ struct Mask16 {
   __m256 low, high;
 };
 
-/// Tile of the products: 2 tokens x 1 panel of int8 fill the 16 registers; f32 needs 12 chains to
-/// hide the latency of fma.
-constexpr int f32_tile_tokens = 6, tile_tokens = 2, tile_panels = 1, gemv_panels = 2,
-              int8_gemv_panels = 1;
 constexpr int attention_rows = 2, attention_vectors = 2;
-/// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
-constexpr int wide_bias = 128;
 /// 16 registers are too few for their arithmetic: small floats are gathered from a table.
 constexpr bool has_minifloats = false;
 
@@ -233,24 +228,6 @@ LOWBIT_PRIMITIVE u8x64 broadcast4(const std::int8_t* p) {
   const __m256i bytes = _mm256_set1_epi32(four);
   return {bytes, bytes};
 }
-/// Narrow: two products of 0..127 x -127..127 fit the int16 of vpmaddubsw. Wide: w - 128 takes x's
-/// place as the signed factor, |w - 128| <= 128 as the unsigned one: 2 x 128 x 127 fits too.
-template <bool wide>
-LOWBIT_PRIMITIVE __m256i dot4_half(__m256i sum, __m256i w, __m256i x) {
-  __m256i pairs;
-  if constexpr (wide) {
-    const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(wide_bias)));
-    pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred));
-  } else {
-    pairs = _mm256_maddubs_epi16(w, x);
-  }
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-template <bool wide>
-LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
-  return {dot4_half<wide>(sum.low, w.low, x.low), dot4_half<wide>(sum.high, w.high, x.high)};
-}
-
 LOWBIT_PRIMITIVE f32x16 gather(const float* table, i32x16 index) {
   return {_mm256_i32gather_ps(table, index.low, 4), _mm256_i32gather_ps(table, index.high, 4)};
 }

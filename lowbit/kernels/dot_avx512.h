@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of bytes on AVX-512 without VNNI: vpmaddubsw and vpmaddwd, as on AVX2. Included after
+// primitives_zmm.h.
+
+/// Tile of the products: 6 tokens x 2 panels keep 12 int32 and 12 f32 accumulators in registers.
+constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels = 4,
+              int8_gemv_panels = 2;
+/// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
+constexpr int wide_bias = 128;
+
+/// Narrow: two products of 0..127 x -127..127 fit the int16 of vpmaddubsw. Wide: |w - 128| <= 128
+/// is the unsigned factor and x takes the sign: 2 x 128 x 127 fits too. There is no vpsignb at this
+/// width, so x is negated under a mask.
+template <bool wide>
+LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
+  __m512i factor = (__m512i)w, signed_x = (__m512i)x;
+  if constexpr (wide) {
+    const __m512i centred = (__m512i)(w ^ static_cast<unsigned char>(wide_bias));
+    factor = _mm512_abs_epi8(centred);
+    signed_x = _mm512_mask_sub_epi8(signed_x, _mm512_movepi8_mask(centred), _mm512_setzero_si512(),
+                                    signed_x);
+  }
+  const __m512i pairs = _mm512_maddubs_epi16(factor, signed_x);
+  return add(sum, (i32x16)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
