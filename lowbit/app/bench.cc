@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "lowbit/app/bench_profile.h"
 #include "lowbit/app/command.h"
 #include "lowbit/app/interrupt.h"
 #include "lowbit/app/model_options.h"
@@ -129,6 +130,7 @@ Exit run(const Options& options) {
     run.n_bytes = model->weights().n_bytes();
     Progress progress("measuring");
     BenchOptions bench_options = options.bench;
+    bench_options.profile = options.model.verbose;
     bench_options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
       return progress(n_done, n_total);
     };
@@ -136,7 +138,15 @@ Exit run(const Options& options) {
     if (!measured) return fail(measured.error());
     rows = std::move(*measured);
   }
-  if (!options.json) return print_result(to_text(rows, run));
+  if (!options.json) {
+    std::string text = to_text(rows, run);
+    if (options.model.verbose) {
+      for (const BenchRow& row : rows) {
+        text += "\n" + profile_text(row, model->weights().config.n_layers, run.n_threads);
+      }
+    }
+    return print_result(text);
+  }
   ordered_json object = {{"machine",
                           {{"cpu", cpu_name()},
                            {"isa", name_of((*kernels)->isa)},

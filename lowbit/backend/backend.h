@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "lowbit/base/result.h"
+#include "lowbit/base/thread_pool.h"
 #include "lowbit/formats/quantized_tensor.h"
 #include "lowbit/kernels/activations.h"
 #include "lowbit/kernels/kv_block.h"
@@ -55,10 +56,27 @@ struct Product {
   Tensor* y = nullptr;           // (x.rows, w.rows)
 };
 
+/// What a kind of work took while counting was on.
+struct WorkCounters {
+  std::int64_t n_calls = 0;
+  double seconds = 0;  // of the calls
+  LoopCounters loops;  // parallel loops inside them
+};
+struct BackendCounters {
+  WorkCounters products;   // matrix products and what is fused into them
+  WorkCounters attention;  // scores, softmax, values
+  WorkCounters rows;       // everything else that is computed row by row
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
+
+  /// Off at first. A backend without counters ignores it.
+  virtual void count(bool /*on*/) {}
+  /// What was counted since the last call.
+  virtual BackendCounters take_counters() { return {}; }
 
   /// Uninitialized; rows = capacity = n_rows.
   virtual std::unique_ptr<Tensor> make_tensor(std::int64_t n_rows, std::int64_t n_cols) = 0;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -70,6 +71,12 @@ class CpuBackend final : public Backend {
   CpuBackend(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
 
   std::string_view name() const override { return name_of(kernels_.isa); }
+
+  void count(bool on) override {
+    is_counting_ = on;
+    pool_.count(on);
+  }
+  BackendCounters take_counters() override { return std::exchange(counters_, {}); }
 
   std::unique_ptr<Tensor> make_tensor(std::int64_t n_rows, std::int64_t n_cols) override {
     auto tensor = std::make_unique<CpuTensor>();
@@ -137,6 +144,7 @@ class CpuBackend final : public Backend {
   }
 
   void embed(const Weight& table, std::span<const std::int32_t> ids, Tensor& y) override {
+    const Count count(*this, counters_.rows);
     LOWBIT_ASSERT(static_cast<std::int64_t>(ids.size()) == y.rows && table.cols == y.cols);
     for_rows(y.rows, [&](std::int64_t row) {
       unpack_row(on_cpu(table).packed, ids[static_cast<std::size_t>(row)], on_cpu(y).row(row));
@@ -144,6 +152,7 @@ class CpuBackend final : public Backend {
   }
 
   void gather(const Tensor& x, std::span<const std::int32_t> rows, Tensor& y) override {
+    const Count count(*this, counters_.rows);
     LOWBIT_ASSERT(static_cast<std::int64_t>(rows.size()) == y.rows && x.cols == y.cols);
     for (std::int64_t i = 0; i < y.rows; ++i) {
       std::copy_n(on_cpu(x).row(rows[static_cast<std::size_t>(i)]), y.cols, on_cpu(y).row(i));
@@ -151,6 +160,7 @@ class CpuBackend final : public Backend {
   }
 
   void rms_norm(const Tensor& x, const Tensor& w, float eps, Tensor& y) override {
+    const Count count(*this, counters_.rows);
     LOWBIT_ASSERT(x.rows == y.rows && x.cols == y.cols && x.cols % w.cols == 0);
     for_rows(x.rows, [&](std::int64_t row) {
       for (std::int64_t first = 0; first < x.cols; first += w.cols) {
@@ -161,6 +171,7 @@ class CpuBackend final : public Backend {
   }
 
   void matmul(const Tensor& x, std::span<const Product> products) override {
+    const Count count(*this, counters_.products);
     for (const Activations kind : {Activations::f32, Activations::int8_g32, Activations::int8_g256,
                                    Activations::int8_token}) {
       bool is_prepared = false;
@@ -174,6 +185,7 @@ class CpuBackend final : public Backend {
   }
 
   void rope(Tensor& x, std::int64_t head_dim, const Tensor& cos, const Tensor& sin) override {
+    const Count count(*this, counters_.rows);
     LOWBIT_ASSERT(x.cols % head_dim == 0 && cos.cols * 2 == head_dim && cos.rows == x.rows);
     for_rows(x.rows, [&](std::int64_t row) {
       for (std::int64_t first = 0; first < x.cols; first += head_dim) {
@@ -191,6 +203,7 @@ class CpuBackend final : public Backend {
 
   void kv_store(KvPool& pool, const Tensor& k, const Tensor& v,
                 std::span<const SequenceRows> sequences) override {
+    const Count count(*this, counters_.rows);
     const CpuKvPool& pages = on_cpu(pool);
     for (const SequenceRows& sequence : sequences) {
       for_rows(sequence.n_rows, [&](std::int64_t i) {
@@ -208,6 +221,7 @@ class CpuBackend final : public Backend {
 
   void attention(const KvPool& pool, const Tensor& q, std::span<const SequenceRows> sequences,
                  Tensor& y) override {
+    const Count count(*this, counters_.attention);
     const CpuKvPool& pages = on_cpu(pool);
     const std::int64_t head_dim = pages.layout.head_dim;
     const std::int64_t queries_per_kv_head = q.cols / head_dim / pages.n_kv_heads;
@@ -236,6 +250,7 @@ class CpuBackend final : public Backend {
   }
 
   void silu_mul(Tensor& gate, const Tensor& up) override {
+    const Count count(*this, counters_.rows);
     for_rows(gate.rows, [&](std::int64_t row) {
       float* const out = on_cpu(gate).row(row);
       kernels_.vector.silu_mul(out, on_cpu(up).row(row), gate.cols, out);
@@ -243,6 +258,7 @@ class CpuBackend final : public Backend {
   }
 
   void add(Tensor& x, const Tensor& y) override {
+    const Count count(*this, counters_.rows);
     for_rows(x.rows, [&](std::int64_t row) {
       float* const out = on_cpu(x).row(row);
       kernels_.vector.add(out, on_cpu(y).row(row), x.cols, out);
@@ -250,6 +266,33 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  /// Adds the time until its end, and the loops in it, to a counter.
+  class Count {
+   public:
+    Count(const CpuBackend& backend, WorkCounters& work)
+        : pool_(backend.pool_), work_(backend.is_counting_ ? &work : nullptr) {
+      if (work_ == nullptr) return;
+      loops_ = pool_.counters();
+      start_ = Clock::now();
+    }
+    ~Count() {
+      if (work_ == nullptr) return;
+      ++work_->n_calls;
+      work_->seconds += std::chrono::duration<double>(Clock::now() - start_).count();
+      work_->loops += pool_.counters() - loops_;
+    }
+    Count(const Count&) = delete;
+    Count& operator=(const Count&) = delete;
+
+   private:
+    const ThreadPool& pool_;
+    WorkCounters* work_;  // null: not counting
+    LoopCounters loops_;
+    Clock::time_point start_;
+  };
+
   static constexpr std::int64_t n_blocks_for(std::int64_t n_positions) {
     return (n_positions + kv_block_positions - 1) / kv_block_positions;
   }
@@ -292,6 +335,8 @@ class CpuBackend final : public Backend {
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
+  bool is_counting_ = false;
+  BackendCounters counters_;
   PackedActivations prepared_;
   AttentionWorkspace workspace_;
   std::vector<AttentionTask> tasks_;

@@ -35,11 +35,17 @@ constexpr int max_threads = 1 << active_bits;
 
 constexpr std::size_t cache_line_pair = 128;  // the adjacent-line prefetcher fetches in pairs
 
+using Clock = std::chrono::steady_clock;
+
 constexpr std::chrono::nanoseconds patient_spin{20'000};
 constexpr std::chrono::nanoseconds short_spin{2'000};
 constexpr int pauses_per_clock = 16;
 constexpr int yields_before_sleep = 4;
 constexpr int waits_per_window = 64;  // a worker judges its luck with spinning over this many waits
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -52,13 +58,13 @@ void pause_cpu() {
 /// Spins, then yields, until done() holds. False when the patience is used up.
 template <class Done>
 bool spin_until(std::chrono::nanoseconds patience, Done&& done) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   do {
     for (int i = 0; i < pauses_per_clock; ++i) {
       if (done()) return true;
       pause_cpu();
     }
-  } while (std::chrono::steady_clock::now() - start < patience);
+  } while (Clock::now() - start < patience);
   for (int i = 0; i < yields_before_sleep; ++i) {
     sched_yield();
     if (done()) return true;
@@ -87,6 +93,8 @@ class SpinBudget {
 struct alignas(cache_line_pair) Range {
   std::atomic<std::int64_t> next{0};
   std::int64_t last = 0;
+  // While counting: when the owner joined the loop and when it found no more chunks.
+  Clock::time_point joined, done;
 
   std::int64_t remaining() const { return last - next.load(std::memory_order_relaxed); }
 };
@@ -101,14 +109,24 @@ struct ThreadPool::State {
   std::vector<Range> ranges;
   std::vector<std::thread> workers;
 
+  bool counting = false;
+  Clock::time_point opened;
+  LoopCounters counters;
+
   alignas(cache_line_pair) std::atomic<Word> word{0};
   alignas(cache_line_pair) std::atomic<int> n_sleeping{0};
 
   explicit State(int n_threads) : ranges(static_cast<std::size_t>(n_threads)) {}
 
   void work(int thread) {
-    const auto own = static_cast<std::size_t>(thread);
-    while (take_from(ranges[own], thread)) {
+    Range& own = ranges[static_cast<std::size_t>(thread)];
+    if (counting) own.joined = own.done = Clock::now();
+    take_chunks(own, thread);
+    if (counting) own.done = Clock::now();
+  }
+
+  void take_chunks(Range& own, int thread) {
+    while (take_from(own, thread)) {
     }
     for (;;) {
       Range& fullest = *std::max_element(
@@ -165,6 +183,22 @@ struct ThreadPool::State {
     if (n_sleeping.load() > 0) word.notify_all();
   }
 
+  /// The loop is over; a thread that never joined it was late all the time.
+  void count_loop() {
+    const Clock::time_point closed = Clock::now();
+    ++counters.n_shared;
+    counters.seconds += seconds_between(opened, closed);
+    for (const Range& range : ranges) {
+      if (range.joined < opened) {
+        counters.late += seconds_between(opened, closed);
+        continue;
+      }
+      counters.late += seconds_between(opened, range.joined);
+      counters.busy += seconds_between(range.joined, range.done);
+      counters.idle += seconds_between(range.done, closed);
+    }
+  }
+
   void close_loop_and_wait() {
     Word now = word.fetch_and(~open_bit) & ~open_bit;
     const auto empty = [&] {
@@ -195,6 +229,29 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : state_->workers) worker.join();
 }
 
+LoopCounters& LoopCounters::operator+=(const LoopCounters& other) {
+  n_shared += other.n_shared;
+  n_alone += other.n_alone;
+  seconds += other.seconds;
+  busy += other.busy;
+  late += other.late;
+  idle += other.idle;
+  return *this;
+}
+
+LoopCounters LoopCounters::operator-(const LoopCounters& other) const {
+  return {n_shared - other.n_shared, n_alone - other.n_alone, seconds - other.seconds,
+          busy - other.busy,         late - other.late,       idle - other.idle};
+}
+
+void ThreadPool::count(bool on) {
+  state_->counting = on;
+}
+
+const LoopCounters& ThreadPool::counters() const {
+  return state_->counters;
+}
+
 int ThreadPool::n_threads() const {
   return static_cast<int>(state_->ranges.size());
 }
@@ -206,6 +263,7 @@ void ThreadPool::run(std::int64_t n_items, std::int64_t chunk, Invoke invoke, vo
   const std::int64_t n_chunks = (n_items - 1) / chunk + 1;
   const std::int64_t n_ranges = n_threads();
   if (n_chunks == 1 || n_ranges == 1) {
+    if (state_->counting) ++state_->counters.n_alone;
     for (std::int64_t first = 0; first < n_items; first += chunk) {
       invoke(body, first, std::min(first + chunk, n_items), 0);
     }
@@ -221,9 +279,11 @@ void ThreadPool::run(std::int64_t n_items, std::int64_t chunk, Invoke invoke, vo
     range.next.store(n_chunks * t / n_ranges, std::memory_order_relaxed);
     range.last = n_chunks * (t + 1) / n_ranges;
   }
+  if (state.counting) state.opened = Clock::now();
   state.open_loop();
   state.work(0);
   state.close_loop_and_wait();
+  if (state.counting) state.count_loop();
 }
 
 }  // namespace lowbit

@@ -13,6 +13,20 @@
 
 namespace lowbit {
 
+/// Where the time of the parallel loops went while counting was on. Seconds of a thread add up: two
+/// threads for a second are two.
+struct LoopCounters {
+  std::int64_t n_shared = 0;  // loops that threads could share: each is one barrier
+  std::int64_t n_alone = 0;   // loops of one chunk, or of a team of one: no barrier
+  double seconds = 0;         // of the caller, in shared loops
+  double busy = 0;            // of all threads, from joining a shared loop to finding no chunk
+  double late = 0;            // of all threads, from the opening of a loop to joining it
+  double idle = 0;            // of all threads, from finding no chunk to the end of the loop
+
+  LoopCounters& operator+=(const LoopCounters& other);
+  LoopCounters operator-(const LoopCounters& other) const;
+};
+
 class ThreadPool {
  public:
   /// n_threads includes the calling thread; at least 1.
@@ -22,6 +36,10 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int n_threads() const;
+
+  /// Counting reads the clock twice per thread and loop. The counters only ever grow.
+  void count(bool on);
+  const LoopCounters& counters() const;
 
   /// Calls body(first, last, thread) over disjoint sub-ranges covering [0, n_items), each at most
   /// `chunk` items; returns when all are done. thread < n_threads(). body must be noexcept in

@@ -98,6 +98,30 @@ TEST(ThreadPool, WorkersHaveTheDefaultFloatEnvironment) {
   EXPECT_TRUE(is_default);
 }
 
+TEST_P(Teams, CountersShareOutTheTimeOfTheLoopsTheySaw) {
+  ThreadPool pool(GetParam());
+  const auto loop = [&](std::int64_t n_items) {
+    pool.parallel_for(n_items, 1, [](std::int64_t, std::int64_t, int) {});
+  };
+  loop(50);
+  EXPECT_EQ(pool.counters().n_shared, 0);
+  pool.count(true);
+  for (int i = 0; i < 100; ++i) loop(50);
+  loop(1);
+  pool.count(false);
+  loop(50);
+  const LoopCounters counters = pool.counters();
+  const bool is_team = GetParam() > 1;
+  EXPECT_EQ(counters.n_shared, is_team ? 100 : 0);
+  EXPECT_EQ(counters.n_alone, is_team ? 1 : 101);
+  EXPECT_GE(counters.late, 0);
+  EXPECT_GE(counters.idle, 0);
+  EXPECT_EQ(counters.busy > 0, is_team);
+  // The three parts are a thread's whole loop: equal but for the rounding of sums of ~1e-6.
+  const double parts = counters.busy + counters.late + counters.idle;
+  EXPECT_NEAR(parts, counters.seconds * pool.n_threads(), 1e-9 * (1 + parts));
+}
+
 TEST(ThreadPool, AThreadCountBelowOneIsOne) {
   EXPECT_EQ(ThreadPool(0).n_threads(), 1);
   EXPECT_EQ(ThreadPool(-3).n_threads(), 1);

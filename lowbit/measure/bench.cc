@@ -71,6 +71,18 @@ class Runner {
   std::vector<std::int32_t> tokens_;
 };
 
+/// Counts what a backend does while it lives.
+class Profiled {
+ public:
+  Profiled(Backend& backend, bool on) : backend_(backend) { backend_.count(on); }
+  ~Profiled() { backend_.count(false); }
+  Profiled(const Profiled&) = delete;
+  Profiled& operator=(const Profiled&) = delete;
+
+ private:
+  Backend& backend_;
+};
+
 /// Repetitions of a phase, the first one not counted. before(): what each needs and is not timed.
 template <class Before, class Work>
 Result<std::vector<double>> timed(int n_repetitions, Before&& before, Work&& work) {
@@ -78,7 +90,7 @@ Result<std::vector<double>> timed(int n_repetitions, Before&& before, Work&& wor
   for (int i = 0; i <= n_repetitions; ++i) {
     if (Status status = before(i); !status) return std::move(status).error();
     const auto start = Clock::now();
-    work();
+    work(i);
     if (i > 0) seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
   }
   return seconds;
@@ -123,6 +135,7 @@ Result<std::vector<BenchRow>> bench_model(LoadedModel& model, const Roofs& roofs
   const auto add_row = [&](const char* phase, std::int64_t n_tokens, std::vector<double> seconds,
                            double n_heads) {
     BenchRow row{.phase = phase, .n_tokens = n_tokens, .seconds = std::move(seconds)};
+    row.counters = model.backend().take_counters();
     const auto n = static_cast<double>(n_tokens);
     const double int8_ops = n * work.int8_ops + n_heads * work.head_int8_ops;
     const double f32_ops = n * work.f32_ops + n_heads * work.head_f32_ops;
@@ -137,14 +150,18 @@ Result<std::vector<BenchRow>> bench_model(LoadedModel& model, const Roofs& roofs
     rows.push_back(std::move(row));
   };
   if (options.n_prompt > 0) {
-    auto seconds =
-        timed(options.n_repetitions, before, [&] { (*runner)->prefill(options.n_prompt); });
+    auto seconds = timed(options.n_repetitions, before, [&](int i) {
+      const Profiled profiled(model.backend(), options.profile && i > 0);
+      (*runner)->prefill(options.n_prompt);
+    });
     if (!seconds) return std::move(seconds).error();
     add_row("prefill", options.n_prompt, std::move(*seconds), /*n_heads=*/1);
   }
   if (options.n_generate > 0) {
-    auto seconds =
-        timed(options.n_repetitions, before, [&] { (*runner)->decode(options.n_generate); });
+    auto seconds = timed(options.n_repetitions, before, [&](int i) {
+      const Profiled profiled(model.backend(), options.profile && i > 0);
+      (*runner)->decode(options.n_generate);
+    });
     if (!seconds) return std::move(seconds).error();
     add_row("decode", options.n_generate, std::move(*seconds),
             static_cast<double>(options.n_generate));

@@ -19,14 +19,16 @@ namespace lowbit {
 struct BenchOptions {
   std::int64_t n_prompt = 512, n_generate = 64, n_depth = 0;
   int n_repetitions = 5;  // after one that is not counted
+  bool profile = false;   // fill BenchRow::counters
   std::function<bool(std::int64_t n_done, std::int64_t n_total)> progress = {};  // false stops
 };
 
 struct BenchRow {
   std::string phase;  // "prefill", "decode"
   std::int64_t n_tokens = 0;
-  std::vector<double> seconds;  // of each repetition
-  double gops = 0, gbs = 0;     // at the median
+  std::vector<double> seconds;    // of each repetition
+  double gops = 0, gbs = 0;       // at the median
+  BackendCounters counters = {};  // of all repetitions together
   double of_roof = 0;  // prefill: time at the compute roofs over time taken; decode: bytes read
 
   double median_seconds() const;
