@@ -152,6 +152,18 @@ def test_bad_flags(arguments):
     refused(lowbit("run", "-m", TINY, "--raw", "-p", "a", *arguments), code=2)
 
 
+def test_an_instruction_set_that_cannot_run():
+    """Unknown, not in this build, not in this CPU: one sentence that lists the choice, before anything is loaded."""
+    sets = lowbit("kernels", "--json").json["isa"]
+    lacking = [isa["name"] for isa in sets if not isa["available"]]
+    assert lacking, "no CPU has the sets of x86 and of Arm"
+    for name in [*lacking, "avx1024"]:
+        for command in (["kernels"], ["run", "-m", TINY, *RUN], ["bench", "-m", TINY]):
+            done = lowbit(*command, env={"LOWBIT_ISA": name})
+            refused(done, "LOWBIT_ISA", f"'{name}'", "scalar", code=2)
+            assert len(done.err.splitlines()) == 1, done.err
+
+
 def test_a_prompt_longer_than_the_context():
     done = lowbit("run", "-m", GOLDEN / "qwen2/model.gguf", "--raw", "-p", "ab " * 2000, "-n", 2)
     refused(done, "256")

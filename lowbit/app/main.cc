@@ -14,6 +14,7 @@
 
 #include "lowbit/app/command.h"
 #include "lowbit/app/interrupt.h"
+#include "lowbit/kernels/kernel_table.h"
 
 namespace lowbit::app {
 namespace {
@@ -30,6 +31,8 @@ Exit run(int argc, char** argv) {
   parser.set_version_flag("--version", std::string("lowbit ") + LOWBIT_VERSION);
   parser.require_subcommand(1);
   parser.footer("`lowbit COMMAND --help` shows options and examples.");
+  // What the environment asks for is checked before anything is loaded or written.
+  if (const auto kernels = select_kernels(); !kernels) return refuse(kernels.error());
   Context context;
   for (const AddCommand add : command_list) add(parser, context);
   try {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/kernels/kernel_table.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <string>
@@ -73,9 +74,13 @@ Result<const KernelTable*> select_kernels(std::string_view isa_name) {
     choice += choice.empty() ? "" : ", ";
     choice += name_of(table->isa);
   }
-  const char* reason = isa ? "is not available in this build on this CPU" : "is not known";
-  return Error("LOWBIT_ISA: instruction set '" + std::string(isa_name) + "' " + reason +
-               "; choose one of " + choice);
+  const auto compiled = compiled_isas();
+  const bool is_compiled =
+      isa && std::find(compiled.begin(), compiled.end(), *isa) != compiled.end();
+  const char* reason = !isa          ? "there is no instruction set '"
+                       : is_compiled ? "this CPU or its operating system lacks '"
+                                     : "this build has no kernels for '";
+  return Error("LOWBIT_ISA: " + (reason + std::string(isa_name)) + "'; choose one of " + choice);
 }
 
 Result<const KernelTable*> select_kernels() {
