@@ -4,7 +4,7 @@
 /// Tile of the products: 2 tokens x 1 panel of int8 fill the 16 registers; f32 needs 12 chains to
 /// hide the latency of fma.
 constexpr int f32_tile_tokens = 6, tile_tokens = 2, tile_panels = 1, gemv_panels = 2,
-              int8_gemv_panels = 1;
+              int8_gemv_panels = 1, row_tile_tokens = 3;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 
@@ -24,4 +24,9 @@ LOWBIT_PRIMITIVE __m256i dot4_half(__m256i sum, __m256i w, __m256i x) {
 template <bool wide>
 LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
   return {dot4_half<wide>(sum.low, w.low, x.low), dot4_half<wide>(sum.high, w.high, x.high)};
+}
+
+LOWBIT_PRIMITIVE i32x16 dot2(i32x16 sum, i32x16 a, i32x16 b) {
+  return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(a.low, b.low)),
+          _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};
 }

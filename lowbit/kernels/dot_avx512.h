@@ -4,7 +4,7 @@
 
 /// Tile of the products: 6 tokens x 2 panels keep 12 int32 and 12 f32 accumulators in registers.
 constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels = 4,
-              int8_gemv_panels = 2;
+              int8_gemv_panels = 2, row_tile_tokens = 12;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 
@@ -22,4 +22,8 @@ LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
   }
   const __m512i pairs = _mm512_maddubs_epi16(factor, signed_x);
   return add(sum, (i32x16)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+
+LOWBIT_PRIMITIVE i32x16 dot2(i32x16 sum, i32x16 a, i32x16 b) {
+  return add(sum, (i32x16)_mm512_madd_epi16((__m512i)a, (__m512i)b));
 }

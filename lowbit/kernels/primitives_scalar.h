@@ -17,9 +17,10 @@ struct Mask16 {
   bool lane[16];
 };
 
-/// Tile of the products in tokens x panels of 16 columns; panels of a product with few tokens.
+/// Tile of the products in tokens x panels of 16 columns; panels of a product with few tokens;
+/// tokens of a tile of int32 sums alone, where no scale varies along the row.
 constexpr int f32_tile_tokens = 1, tile_tokens = 1, tile_panels = 1, gemv_panels = 1,
-              int8_gemv_panels = 0;
+              int8_gemv_panels = 0, row_tile_tokens = 1;
 /// Attention: tasks x vectors of keys (or of numbers of the head) in registers at a time.
 constexpr int attention_rows = 1, attention_vectors = 1;
 /// Codes that need 8 bits ("wide") are multiplied as byte - wide_bias.
@@ -147,6 +148,21 @@ LOWBIT_SCALAR_PRIMITIVE i32x16 shift_left_by(const i32x16& a, int count) {
 /// a * b where both lie in -32768..32767: cheaper than mul on x86.
 LOWBIT_SCALAR_PRIMITIVE i32x16 mul_i16(const i32x16& a, const i32x16& b) {
   return mul(a, b);
+}
+/// A lane as two int16: sum + the product of the low ones + the product of the high ones; exact.
+LOWBIT_SCALAR_PRIMITIVE i32x16 dot2(const i32x16& sum, const i32x16& a, const i32x16& b) {
+  constexpr int half = 16;
+  const auto low = [](std::int32_t pair) { return std::int32_t{static_cast<std::int16_t>(pair)}; };
+  return each_lane<i32x16>([&](int i) {
+    const std::int32_t high = (a.lane[i] >> half) * (b.lane[i] >> half);
+    return wrap(word(sum.lane[i]) + word(low(a.lane[i]) * low(b.lane[i])) + word(high));
+  });
+}
+/// The same two int16 of memory in every lane.
+LOWBIT_SCALAR_PRIMITIVE i32x16 broadcast2(const std::int16_t* p) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return splat(pair);
 }
 
 LOWBIT_SCALAR_PRIMITIVE f32x16 to_f32(const i32x16& a) {

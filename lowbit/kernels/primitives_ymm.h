@@ -125,6 +125,11 @@ LOWBIT_PRIMITIVE i32x16 shift_left_by(i32x16 a, int count) {
   const __m128i bits = _mm_cvtsi32_si128(count);
   return {_mm256_sll_epi32(a.low, bits), _mm256_sll_epi32(a.high, bits)};
 }
+LOWBIT_PRIMITIVE i32x16 broadcast2(const std::int16_t* p) {
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return splat(pair);
+}
 LOWBIT_PRIMITIVE i32x16 mul_i16(i32x16 a, i32x16 b) {
   const __m256i low = _mm256_set1_epi32(0xffff);
   return {_mm256_madd_epi16(_mm256_and_si256(a.low, low), b.low),

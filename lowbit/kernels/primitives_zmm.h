@@ -111,6 +111,11 @@ LOWBIT_PRIMITIVE i32x16 shift_right(i32x16 a) {
 LOWBIT_PRIMITIVE i32x16 shift_left_by(i32x16 a, int count) {
   return (i32x16)_mm512_sll_epi32((__m512i)a, _mm_cvtsi32_si128(count));
 }
+LOWBIT_PRIMITIVE i32x16 broadcast2(const std::int16_t* p) {
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return splat(pair);
+}
 LOWBIT_PRIMITIVE i32x16 mul_i16(i32x16 a, i32x16 b) {
   const __m512i low = _mm512_set1_epi32(0xffff);
   return (i32x16)_mm512_madd_epi16(_mm512_and_si512((__m512i)a, low), (__m512i)b);
