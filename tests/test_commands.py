@@ -1,6 +1,7 @@
 """Every command of the binary: what its --json object holds, against gguf and the golden models."""
 
 import json
+import platform
 import signal
 import subprocess
 import time
@@ -170,6 +171,46 @@ def test_bench(model):
         assert row["activations"] == "int8.g32"
     # llama-bench's names, for tools that read its output
     assert {"n_prompt", "n_gen", "avg_ts", "stddev_ts"} <= set(phases["prefill"])
+
+
+def test_bench_of_kernels():
+    """Every scheme of docs/results.md on a matrix with a short last panel, with every instruction set here."""
+    report = lowbit("bench", "--kernels", "--isa", "all", "--size", "1x40x512,7x40x512", "-r", 2, "-t", 1, "--json").json
+    assert report["cold"] and report["machine"]["cpu"]
+    isas = {row["isa"] for row in report["rows"]}
+    assert "scalar" in isas
+    products = {(row["scheme"], row["activations"]) for row in report["rows"]}
+    assert {("int8.channel", "int8.token"), ("q4_k", "int8.g256"), ("q4_0", "f32")} <= products
+    assert len(report["rows"]) == len(isas) * len(products) * 2
+    for row in report["rows"]:
+        assert row["us_min"] <= row["us"] <= row["us_max"] and row["of_roof_min"] <= row["of_roof"] <= row["of_roof_max"]
+        assert row["gops"] == pytest.approx(2 * 40 * 512 * row["batch"] / row["us"] / 1e3)
+        assert row["gbs"] == pytest.approx(row["weight_bytes"] / row["us"] / 1e3)
+        assert row["roof"] in ("int8", "f32", "read") and row["kernel"] and row["threads"] == 1
+
+
+def test_bench_of_kernels_in_words():
+    done = lowbit("bench", "--kernels", "--scheme", "q4_0", "--size", "1x32x64", "-r", 1, "-t", 2, "--warm")
+    assert done.code == 0, done.err
+    assert "left in the caches" in done.out and done.out.count("| q4_0 ") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--isa", "avx1024"], ["avx1024", "not known", "scalar"]),
+        (["--isa", "neon_i8mm" if platform.machine() == "x86_64" else "avx2"], ["not available", "scalar"]),
+        (["--scheme", "int9"], ["int9"]),
+        (["--activations", "int3"], ["int3", "int8.g32"]),
+        (["--scheme", "nf4.g64", "--activations", "int8.token"], ["nf4.g64"]),
+        (["--size", "512x2048"], ["512x2048", "tokens x outputs x inputs"]),
+        (["--size", "0x1x1"], ["0x1x1"]),
+        (["--scheme", "q4_k", "--size", "1x16x100"], ["100", "256"]),
+        (["-m", "x.gguf"], ["--kernels"]),
+    ],
+)
+def test_bench_of_kernels_refuses(arguments, words):
+    refused(lowbit("bench", "--kernels", *arguments), *words, code=2)
 
 
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["run"], ["inspect", "--nonsense"], ["quantize", "-m", "x"]])

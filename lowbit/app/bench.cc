@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "lowbit/app/bench_kernels.h"
 #include "lowbit/app/bench_profile.h"
 #include "lowbit/app/command.h"
 #include "lowbit/app/interrupt.h"
@@ -22,6 +23,8 @@ using nlohmann::ordered_json;
 struct Options {
   ModelOptions model;
   BenchOptions bench;
+  KernelBenchRequest kernels;
+  int n_repetitions = 0;  // 0: the default of what is measured
   bool json = false;
 };
 
@@ -99,7 +102,19 @@ std::string to_text(const std::vector<BenchRow>& rows, const Run& run) {
   return text;
 }
 
+Exit run_kernels(const Options& options) {
+  if (!options.model.model.empty() || !options.model.recipe.empty()) {
+    return refuse(Error("--kernels measures products alone; leave out -m and --recipe"));
+  }
+  KernelBenchRequest request = options.kernels;
+  request.n_threads = options.model.n_threads;
+  request.n_repetitions = options.n_repetitions;
+  request.json = options.json;
+  return run_kernel_bench(request);
+}
+
 Exit run(const Options& options) {
+  if (options.kernels.is_wanted) return run_kernels(options);
   auto recipe = parse_recipe(options.model.recipe);
   if (!recipe) return refuse(recipe.error());
   if (options.model.model.empty() && !options.model.recipe.empty()) {
@@ -131,6 +146,7 @@ Exit run(const Options& options) {
     Progress progress("measuring");
     BenchOptions bench_options = options.bench;
     bench_options.profile = options.model.verbose;
+    if (options.n_repetitions > 0) bench_options.n_repetitions = options.n_repetitions;
     bench_options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
       return progress(n_done, n_total);
     };
@@ -179,16 +195,18 @@ void add_bench(CLI::App& parser, Context& context) {
   command->add_option("-d,--n-depth", options->bench.n_depth, "tokens that are there before (0)")
       ->check(CLI::Range(std::int64_t{0}, most_tokens));
   command
-      ->add_option("-r,--repetitions", options->bench.n_repetitions,
-                   "repetitions after one that is not counted (5)")
+      ->add_option("-r,--repetitions", options->n_repetitions,
+                   "repetitions after one that is not counted (5; 20 of kernels)")
       ->check(CLI::Range(1, 1000));
   command->add_flag("--json", options->json,
                     "one JSON object on stdout, with llama-bench's keys too");
+  add_kernel_bench_options(*command, options->kernels);
   add_recipe_option(*command, options->model);
   add_thread_option(*command, options->model);
   command->footer(
       "Examples:\n  lowbit bench\n  lowbit bench -m model.gguf -p 512 -n 64 -t 1\n  lowbit bench "
-      "-m model.gguf --recipe w=int4.g32,a=int8.token");
+      "-m model.gguf --recipe w=int4.g32,a=int8.token\n  lowbit bench --kernels\n  lowbit bench "
+      "--kernels --scheme q4_0,q8_0 --isa all --size 512x2048x8192 -t 1");
   command->callback([options, &context] { context.exit = run(*options); });
 }
 
