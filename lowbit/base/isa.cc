@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU flags by cpuid; wide registers count only when the operating system saves them (xgetbv).
+// x86: CPU flags by cpuid; wide registers count only when the operating system saves them (xgetbv).
+// Arm: what the kernel reports in the auxiliary vector, for user space cannot read the flags
+// itself.
 #include "lowbit/base/isa.h"
 
 #include <string>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+#include <fstream>
 #endif
 
 namespace lowbit {
@@ -79,6 +86,31 @@ std::string read_cpu_name() {
   const std::size_t first = name.find_first_not_of(' ');
   if (first == std::string::npos) return "unknown x86-64";
   return name.substr(first, name.find_last_not_of(' ') - first + 1);
+}
+#elif defined(__aarch64__)
+std::uint32_t detect() {
+  const auto flag = [](Isa isa) { return 1u << static_cast<unsigned>(isa); };
+  std::uint32_t found = flag(Isa::scalar);
+  // The kernels are compiled for Armv8.2 with the dot product; its other parts are asked for too.
+  constexpr unsigned long dotprod = HWCAP_ASIMDDP | HWCAP_ATOMICS | HWCAP_ASIMDRDM | HWCAP_CRC32;
+  if ((getauxval(AT_HWCAP) & dotprod) != dotprod) return found;
+  found |= flag(Isa::neon_dotprod);
+  if ((getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0) found |= flag(Isa::neon_i8mm);
+  return found;
+}
+
+/// The part number of the first CPU: Arm has no brand string.
+std::string read_cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string implementer, part;
+  for (std::string line; std::getline(file, line) && part.empty();) {
+    const std::size_t colon = line.find(": ");
+    if (colon == std::string::npos) continue;
+    if (line.starts_with("CPU implementer")) implementer = line.substr(colon + 2);
+    if (line.starts_with("CPU part")) part = line.substr(colon + 2);
+  }
+  if (part.empty()) return "unknown aarch64";
+  return "aarch64 implementer " + implementer + " part " + part;
 }
 #else
 std::uint32_t detect() {

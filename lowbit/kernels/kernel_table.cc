@@ -21,6 +21,8 @@ constexpr std::array rows {
 #if defined(__x86_64__)
   Row{Isa::avx512_vnni, avx512_vnni_table}, Row{Isa::avx_vnni, avx_vnni_table},
       Row{Isa::avx512, avx512_table}, Row{Isa::avx2, avx2_table},
+#elif defined(__aarch64__)
+  Row{Isa::neon_i8mm, neon_i8mm_table}, Row{Isa::neon_dotprod, neon_dotprod_table},
 #endif
       Row{Isa::scalar, scalar_table},
 };

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of bytes on NEON with the dot product of Armv8.2 (sdot: signed x signed).
+// Included after primitives_neon.h.
+
+/// Tile of the products: 4 tokens x 1 panel are 16 int32 accumulators of the 32 registers; the f32
+/// ones wait in memory while products run.
+constexpr int f32_tile_tokens = 5, tile_tokens = 4, tile_panels = 1, gemv_panels = 4,
+              int8_gemv_panels = 2;
+/// sdot takes signed bytes, so wide codes are multiplied as byte - wide_bias.
+constexpr int wide_bias = 128;
+
+template <bool wide>
+LOWBIT_PRIMITIVE int32x4_t dot4_quarter(int32x4_t sum, uint8x16_t w, uint8x16_t x) {
+  if constexpr (wide) w = veorq_u8(w, vdupq_n_u8(wide_bias));
+  return vdotq_s32(sum, vreinterpretq_s8_u8(w), vreinterpretq_s8_u8(x));
+}
+template <bool wide>
+LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
+  return {dot4_quarter<wide>(sum.a, w.a, x.a), dot4_quarter<wide>(sum.b, w.b, x.b),
+          dot4_quarter<wide>(sum.c, w.c, x.c), dot4_quarter<wide>(sum.d, w.d, x.d)};
+}
