@@ -204,7 +204,8 @@ LOWBIT_SCALAR_PRIMITIVE void store_f16(std::uint16_t* p, const f32x16& a) {
 LOWBIT_SCALAR_PRIMITIVE f32x16 load_bf16(const std::uint16_t* p) {
   return each_lane<f32x16>([&](int i) { return bfloat_to_float(p[i]); });
 }
-/// 16 bytes from memory as integers; store_i8 writes values that lie in -128..127.
+/// 16 bytes from memory as integers; store_i8 writes values that lie in -128..127, store_u8 in
+/// 0..255.
 LOWBIT_SCALAR_PRIMITIVE i32x16 load_i8(const std::int8_t* p) {
   return each_lane<i32x16>([&](int i) { return std::int32_t{p[i]}; });
 }
@@ -213,6 +214,9 @@ LOWBIT_SCALAR_PRIMITIVE i32x16 load_u8(const std::uint8_t* p) {
 }
 LOWBIT_SCALAR_PRIMITIVE void store_i8(std::int8_t* p, const i32x16& a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(a.lane[i]);
+}
+LOWBIT_SCALAR_PRIMITIVE void store_u8(std::uint8_t* p, const i32x16& a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<std::uint8_t>(a.lane[i]);
 }
 
 LOWBIT_SCALAR_PRIMITIVE u8x64 bit_and(const u8x64& a, const u8x64& b) {

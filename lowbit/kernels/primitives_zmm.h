@@ -165,6 +165,9 @@ LOWBIT_PRIMITIVE i32x16 load_u8(const std::uint8_t* p) {
 LOWBIT_PRIMITIVE void store_i8(std::int8_t* p, i32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)a));
 }
+LOWBIT_PRIMITIVE void store_u8(std::uint8_t* p, i32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)a));
+}
 
 LOWBIT_PRIMITIVE u8x64 bit_and(u8x64 a, u8x64 b) {
   return a & b;
