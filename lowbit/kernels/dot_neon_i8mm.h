@@ -5,7 +5,7 @@
 /// Tile of the products: 4 tokens x 1 panel are 16 int32 accumulators of the 32 registers; the f32
 /// ones wait in memory while products run.
 constexpr int f32_tile_tokens = 5, tile_tokens = 4, tile_panels = 1, gemv_panels = 4,
-              int8_gemv_panels = 2;
+              int8_gemv_panels = 2, row_tile_tokens = 6;
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
 

@@ -266,6 +266,21 @@ LOWBIT_PRIMITIVE u8x64 broadcast4(const std::int8_t* p) {
   return all_quarters<u8x64>(vreinterpretq_u8_u32(vdupq_n_u32(four)));
 }
 
+LOWBIT_PRIMITIVE i32x16 broadcast2(const std::int16_t* p) {
+  std::int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return splat(pair);
+}
+LOWBIT_PRIMITIVE int32x4_t dot2_quarter(int32x4_t sum, int32x4_t x, int32x4_t y) {
+  const int16x8_t pairs = vreinterpretq_s16_s32(x), factors = vreinterpretq_s16_s32(y);
+  const int32x4_t first_two = vmull_s16(vget_low_s16(pairs), vget_low_s16(factors));
+  return vaddq_s32(sum, vpaddq_s32(first_two, vmull_high_s16(pairs, factors)));
+}
+LOWBIT_PRIMITIVE i32x16 dot2(i32x16 sum, i32x16 x, i32x16 y) {
+  return {dot2_quarter(sum.a, x.a, y.a), dot2_quarter(sum.b, x.b, y.b),
+          dot2_quarter(sum.c, x.c, y.c), dot2_quarter(sum.d, x.d, y.d)};
+}
+
 LOWBIT_PRIMITIVE float32x4_t gather_quarter(const float* table, int32x4_t index) {
   float32x4_t r = vdupq_n_f32(table[vgetq_lane_s32(index, 0)]);
   r = vld1q_lane_f32(table + vgetq_lane_s32(index, 1), r, 1);
