@@ -8,6 +8,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -44,6 +48,16 @@ constexpr std::uint64_t ymm_states = 0x6;      // xmm and the upper halves of ym
 constexpr std::uint64_t zmm_states = 0xe6;     // and masks, upper zmm, zmm16..31
 constexpr std::uint64_t amx_states = 0x60000;  // tile configuration and tile data
 
+/// Linux saves 8 kB of tiles per thread only for processes that ask (arch_prctl, since 5.16).
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
 std::uint32_t detect() {
   const auto flag = [](Isa isa) { return 1u << static_cast<unsigned>(isa); };
   std::uint32_t found = flag(Isa::scalar);
@@ -65,8 +79,10 @@ std::uint32_t detect() {
     if (bit(extended.ecx, avx512_vnni)) found |= flag(Isa::avx512_vnni);
     if (bit(more.eax, avx512_bf16)) found |= flag(Isa::avx512_bf16);
   }
-  constexpr int amx_bf16 = 22, amx_int8 = 25;
-  if ((states & amx_states) == amx_states) {
+  constexpr int amx_bf16 = 22, amx_tile = 24, amx_int8 = 25;
+  const bool has_vnni = (found & flag(Isa::avx512_vnni)) != 0;  // what the kernels use beside tiles
+  if (has_vnni && (states & amx_states) == amx_states && bit(extended.edx, amx_tile) &&
+      may_use_tiles()) {
     if (bit(extended.edx, amx_int8)) found |= flag(Isa::amx_int8);
     if (bit(extended.edx, amx_bf16)) found |= flag(Isa::amx_bf16);
   }

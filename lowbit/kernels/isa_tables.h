@@ -12,6 +12,7 @@ const KernelTable* avx2_table();
 const KernelTable* avx_vnni_table();
 const KernelTable* avx512_table();
 const KernelTable* avx512_vnni_table();
+const KernelTable* amx_int8_table();
 const KernelTable* neon_dotprod_table();
 const KernelTable* neon_i8mm_table();
 

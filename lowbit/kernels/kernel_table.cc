@@ -14,13 +14,16 @@ namespace {
 struct Row {
   Isa isa;
   const KernelTable* (*table)();
+  bool by_default = true;
 };
 
-/// Best first.
+/// Best first; sets that run only when LOWBIT_ISA names them stand after those that are chosen.
+/// amx_int8 has the bits of the others but never ran on the hardware.
 constexpr std::array rows {
 #if defined(__x86_64__)
   Row{Isa::avx512_vnni, avx512_vnni_table}, Row{Isa::avx_vnni, avx_vnni_table},
       Row{Isa::avx512, avx512_table}, Row{Isa::avx2, avx2_table},
+      Row{Isa::amx_int8, amx_int8_table, false},
 #elif defined(__aarch64__)
   Row{Isa::neon_i8mm, neon_i8mm_table}, Row{Isa::neon_dotprod, neon_dotprod_table},
 #endif

@@ -26,7 +26,7 @@ struct KernelTable {
 /// Null when the set is not compiled into this build or this CPU does not have it.
 const KernelTable* kernels_for(Isa isa);
 
-/// Best first; scalar last and always there.
+/// The first is the best that needs not be asked for; scalar is last and always there.
 std::span<const KernelTable* const> available_kernels();
 
 /// The instruction sets this build has code for, best first, whether the CPU has them or not.

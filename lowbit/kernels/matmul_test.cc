@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "lowbit/formats/codes.h"
+#include "lowbit/kernels/kernels_under_test.h"
 #include "lowbit/kernels/product_scheme.h"
 #include "lowbit/kernels/reference.h"
 
@@ -162,10 +163,10 @@ TEST_P(EveryScheme, HasTheBitsOfTheReference) {
       const std::int64_t n_tokens = shape.cols > large_cols ? 9 : max_tokens;
       const std::vector<float> expected = expected_product(w, x, n_tokens, activations);
       const Case c{w, *packed, x, n_tokens, activations, expected};
-      for (const KernelTable* kernels : available_kernels()) {
-        const bool is_slow = kernels->isa == Isa::scalar;
+      for (const KernelTable* kernels : kernels_under_test()) {
+        const bool is_slow = kernels->isa == Isa::scalar || kernels->isa == Isa::amx_int8;
         for (const std::int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17}) {
-          if (n > n_tokens || (is_slow && n != 1 && n != 9)) continue;
+          if (n > n_tokens || (is_slow && n != 1 && n < 9)) continue;
           ASSERT_NO_FATAL_FAILURE(expect_same_bits(c, *kernels, n,
                                                    n % 3 == 0   ? three
                                                    : n % 2 == 0 ? two
@@ -265,7 +266,7 @@ TEST(Matmul, QuantizedRowsAreTheReferences) {
     const std::span<const float> row(x.data() + 1, static_cast<std::size_t>(cols));
     for (const std::int64_t group : {0, 32, 256}) {
       const reference::QuantizedRow expected = reference::quantize_row(row, group);
-      for (const KernelTable* kernels : available_kernels()) {
+      for (const KernelTable* kernels : kernels_under_test()) {
         const std::size_t padded = static_cast<std::size_t>((cols + tile_k - 1) / tile_k * tile_k);
         std::vector<std::int8_t> codes(padded, 99);
         std::vector<float> scales(expected.scales.size());
@@ -346,10 +347,33 @@ TEST(Matmul, UnnamedSchemesHaveTheBitsOfTheReference) {
         if (!check_activations(*scheme, activations)) continue;
         const std::vector<float> expected = expected_product(w, x, n_tokens, activations);
         const Case c{w, *packed, x, n_tokens, activations, expected};
-        for (const KernelTable* kernels : available_kernels()) {
+        for (const KernelTable* kernels : kernels_under_test()) {
           for (const std::int64_t n : {1, 7}) {
             ASSERT_NO_FATAL_FAILURE(expect_same_bits(c, *kernels, n, pool)) << text;
           }
+        }
+      }
+    }
+  }
+}
+
+/// More tokens than any tile has, on both sides of the multiples of 16 and 32; every form of scale.
+TEST(Matmul, ManyTokensHaveTheBitsOfTheReference) {
+  ThreadPool pool(2);
+  constexpr std::int64_t max_tokens = 70;
+  for (const std::string_view text : {"int8.channel", "int4.g32", "uint4.g64.asym", "q4_1", "q4_k",
+                                      "q6_k", "nvfp4", "uint8.channel.asym"}) {
+    const QuantizedTensor w = random_tensor(*parse_scheme(text), {47, 352}, 15);
+    const std::vector<float> x = random_tokens(max_tokens, w.cols, 16);
+    Result<PackedMatrix> packed = pack(w, pool);
+    ASSERT_TRUE(packed) << text << ": " << packed.error().message();
+    for (const Activations activations : all_activations) {
+      if (!check_activations(w.scheme, activations)) continue;
+      const std::vector<float> expected = expected_product(w, x, max_tokens, activations);
+      const Case c{w, *packed, x, max_tokens, activations, expected};
+      for (const KernelTable* kernels : kernels_under_test()) {
+        for (const std::int64_t n : {31, 32, 33, 48, 70}) {
+          ASSERT_NO_FATAL_FAILURE(expect_same_bits(c, *kernels, n, pool)) << text;
         }
       }
     }
