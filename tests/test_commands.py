@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import gguf
+import numpy as np
 import pytest
 from conftest import BINARY, GOLDEN, GOLDEN_NAMES, lowbit, refused
 
@@ -171,6 +172,56 @@ def test_bench(model):
         assert row["activations"] == "int8.g32"
     # llama-bench's names, for tools that read its output
     assert {"n_prompt", "n_gen", "avg_ts", "stddev_ts"} <= set(phases["prefill"])
+
+
+def test_bench_measures_many_values_at_once():
+    report = lowbit("bench", "--shape", "tiny", "-p", "16,64", "-d", "0,100", "-b", "1,3", "-n", 4, "-r", 1, "--json").json
+    rows = [(row["phase"], row["tokens"], row["depth"], row["batch"]) for row in report["rows"]]
+    expected = [[("prefill", 16, d, 1), ("prefill", 64, d, 1), ("decode", 4, d, 1), ("decode", 4, d, 3)] for d in (0, 100)]
+    assert rows == sum(expected, [])
+    assert all("joules_per_token" in row for row in report["rows"])
+
+
+def test_bench_says_what_it_chose(model):
+    done = lowbit("bench", "--shape", "tiny", "--recipe", "w=q8_0", "-p", 16, "-n", 4, "-r", 1, "-t", 2, "-v")
+    assert done.code == 0, done.err
+    assert "tiny (random weights): w=q8_0" in done.out and "barriers" in done.out
+    assert "q_proj" in done.err and "2 threads: as asked for" in done.err
+    assert ("energy: not readable" in done.out) == ("|       - |\n" in done.out)  # joules, or why there are none
+
+
+@pytest.mark.parametrize("scheme, ggml", [("q4_0", "Q4_0"), ("q4_k", "Q4_K"), ("mxfp4", "MXFP4"), ("f16", "F16")])
+def test_a_shape_as_a_file(tmp_path, scheme, ggml):
+    """Random weights that gguf reads: finite, of the declared types; and we run the file as we run the shape."""
+    path = tmp_path / "tiny.gguf"
+    assert lowbit("bench", "--shape", "tiny", "--recipe", f"w={scheme}", "--write", path).code == 0
+    tensors = gguf.GGUFReader(path).tensors
+    matrices = [tensor for tensor in tensors if len(tensor.shape) == 2]
+    assert len(tensors) == 2 * 11 + 3 and len(matrices) == 2 * 7 + 2
+    assert {tensor.tensor_type.name for tensor in matrices} == {ggml}
+    weights = gguf.quants.dequantize(matrices[1].data, matrices[1].tensor_type)
+    assert np.isfinite(weights).all() and 0.5 < weights.std() * 256**0.5 < 2
+    file = lowbit("bench", "-m", path, "-p", 16, "-n", 2, "-r", 1, "--json").json
+    shape = lowbit("bench", "--shape", "tiny", "--recipe", f"w={scheme}", "-p", 16, "-n", 2, "-r", 1, "--json").json
+    for key in ("scheme", "activations", "model_size"):
+        assert file["rows"][0][key] == shape["rows"][0][key]
+
+
+@pytest.mark.parametrize(
+    "arguments, words, code",
+    [
+        (["--shape", "llama-1000b"], ["llama-1000b", "llama-1b"], 2),
+        (["--shape", "tiny", "-m", "x.gguf"], ["-m", "--shape"], 2),
+        (["--shape", "qwen2.5-0.5b", "--recipe", "w=q4_k"], ["896", "256"], 1),
+        (["--shape", "tiny", "--recipe", "w=gptq:q4_0"], ["gptq"], 1),
+        (["--shape", "tiny", "--write", "there/is/no/folder/x.gguf"], ["x.gguf"], 1),
+        (["--shape", "tiny", "--write", "x.bin"], ["x.bin"], 1),
+        (["--shape", "tiny", "-d", "4000", "-p", "512"], ["beyond the model's context"], 1),
+        (["--recipe", "w=q4_0"], ["--shape"], 2),
+    ],
+)
+def test_bench_refuses(arguments, words, code):
+    refused(lowbit("bench", *arguments), *words, code=code)
 
 
 def test_bench_of_kernels():

@@ -9,11 +9,13 @@
 
 #include "lowbit/app/bench_kernels.h"
 #include "lowbit/app/bench_profile.h"
+#include "lowbit/app/bench_shape.h"
 #include "lowbit/app/command.h"
 #include "lowbit/app/interrupt.h"
 #include "lowbit/app/model_options.h"
 #include "lowbit/app/terminal.h"
 #include "lowbit/measure/bench.h"
+#include "lowbit/measure/shapes.h"
 
 namespace lowbit::app {
 namespace {
@@ -24,6 +26,7 @@ struct Options {
   ModelOptions model;
   BenchOptions bench;
   KernelBenchRequest kernels;
+  std::string shape, write;
   int n_repetitions = 0;  // 0: the default of what is measured
   bool json = false;
 };
@@ -33,16 +36,17 @@ struct Run {
   Roofs roofs;
   int n_threads = 1;
   std::string model, scheme, activations, kv;
-  std::int64_t n_bytes = 0, n_parameters = 0;
+  std::int64_t n_bytes = 0, n_parameters = 0, n_layers = 0;
+  std::string no_energy;  // why there is none; empty where there is
 };
 
-ordered_json to_json(const BenchRow& row, const Run& run, const BenchOptions& options) {
+ordered_json to_json(const BenchRow& row, const Run& run) {
   const bool is_decode = row.phase == "decode";
   std::vector<double> speeds, nanoseconds;
   double mean_speed = 0, mean_time = 0, speed_squares = 0, time_squares = 0;
   constexpr double per_second = 1e9;
   for (const double seconds : row.seconds) {
-    speeds.push_back(static_cast<double>(row.n_tokens) / seconds);
+    speeds.push_back(static_cast<double>(row.n_all_tokens()) / seconds);
     nanoseconds.push_back(seconds * per_second);
     mean_speed += speeds.back() / static_cast<double>(row.seconds.size());
     mean_time += nanoseconds.back() / static_cast<double>(row.seconds.size());
@@ -52,16 +56,21 @@ ordered_json to_json(const BenchRow& row, const Run& run, const BenchOptions& op
     time_squares += (nanoseconds[i] - mean_time) * (nanoseconds[i] - mean_time);
   }
   const double n_free = std::max(static_cast<double>(speeds.size()) - 1, 1.0);
+  ordered_json joules;  // null where the machine does not say
+  if (const auto per_token = row.joules_per_token()) joules = *per_token;
   return {{"scheme", run.scheme},
           {"activations", run.activations},
           {"phase", row.phase},
           {"tokens", row.n_tokens},
+          {"depth", row.n_depth},
+          {"batch", row.n_batch},
           {"tokens_per_second", row.tokens_per_second()},
           {"tokens_per_second_min", row.least_tokens_per_second()},
           {"tokens_per_second_max", row.most_tokens_per_second()},
           {"gbs", row.gbs},
           {"gops", row.gops},
           {"of_roof", row.of_roof},
+          {"joules_per_token", joules},
           // llama-bench's names for the same run
           {"model_filename", run.model},
           {"model_type", run.scheme},
@@ -74,7 +83,7 @@ ordered_json to_json(const BenchRow& row, const Run& run, const BenchOptions& op
           {"type_v", run.kv},
           {"n_prompt", is_decode ? 0 : row.n_tokens},
           {"n_gen", is_decode ? row.n_tokens : 0},
-          {"n_depth", options.n_depth},
+          {"n_depth", row.n_depth},
           {"avg_ns", mean_time},
           {"stddev_ns", std::sqrt(time_squares / n_free)},
           {"avg_ts", mean_speed},
@@ -90,21 +99,30 @@ std::string to_text(const std::vector<BenchRow>& rows, const Run& run) {
       run.n_threads, run.roofs.read_gbs, run.roofs.int8_gops, run.roofs.f32_gflops);
   if (rows.empty()) return text;
   text += fmt::format("{}: w={},a={},kv={}\n", run.model, run.scheme, run.activations, run.kv);
-  text += "| phase   | tokens |  tokens/s |        spread |      GOPS |   GB/s | of roof |\n";
-  text += "|---------|-------:|----------:|--------------:|----------:|-------:|--------:|\n";
+  text +=
+      "| phase   | tokens | depth | batch |  tokens/s |        spread |      GOPS |   GB/s | of "
+      "roof "
+      "| J/token |\n"
+      "|---------|-------:|------:|------:|----------:|--------------:|----------:|-------:|-------"
+      "-:"
+      "|--------:|\n";
   for (const BenchRow& row : rows) {
+    const auto joules = row.joules_per_token();
     text += fmt::format(
-        "| {:<7} | {:>6} | {:>9.1f} | {:>13} | {:>9.1f} | {:>6} | {:>5.1f} % |\n", row.phase,
-        row.n_tokens, row.tokens_per_second(),
+        "| {:<7} | {:>6} | {:>5} | {:>5} | {:>9.1f} | {:>13} | {:>9.1f} | {:>6} | {:>5.1f} % | "
+        "{:>7} |\n",
+        row.phase, row.n_tokens, row.n_depth, row.n_batch, row.tokens_per_second(),
         fmt::format("{:.1f}-{:.1f}", row.least_tokens_per_second(), row.most_tokens_per_second()),
-        row.gops, row.gbs > 0 ? fmt::format("{:.1f}", row.gbs) : "-", 100 * row.of_roof);
+        row.gops, row.gbs > 0 ? fmt::format("{:.1f}", row.gbs) : "-", 100 * row.of_roof,
+        joules ? fmt::format("{:.3g}", *joules) : "-");
   }
+  if (!run.no_energy.empty()) text += fmt::format("energy: not readable, {}\n", run.no_energy);
   return text;
 }
 
 Exit run_kernels(const Options& options) {
-  if (!options.model.model.empty() || !options.model.recipe.empty()) {
-    return refuse(Error("--kernels measures products alone; leave out -m and --recipe"));
+  if (!options.model.model.empty() || !options.shape.empty() || !options.model.recipe.empty()) {
+    return refuse(Error("--kernels measures products alone; leave out -m, --shape and --recipe"));
   }
   KernelBenchRequest request = options.kernels;
   request.n_threads = options.model.n_threads;
@@ -113,53 +131,84 @@ Exit run_kernels(const Options& options) {
   return run_kernel_bench(request);
 }
 
+/// Whether the options fit each other.
+Status check(const Options& options) {
+  const bool has_model = !options.model.model.empty(), has_shape = !options.shape.empty();
+  if (has_model && has_shape) return Error("-m names a model and --shape another; leave one out");
+  if (!has_model && !has_shape && !options.model.recipe.empty()) {
+    return Error("--recipe says how a model runs; name one with -m or --shape");
+  }
+  if (has_shape) {
+    if (const auto config = config_of_shape(options.shape); !config) return config.error();
+  }
+  return ok();
+}
+
+Result<std::unique_ptr<LoadedModel>> model_of(const Options& options, const Recipe& recipe,
+                                              ThreadPool& pool) {
+  if (!options.shape.empty()) return load_shape(options.shape, recipe, pool, options.model.verbose);
+  return load_model(options.model.model, recipe, pool, options.model.verbose);
+}
+
+/// The rows of a model, and what stands above them.
+Result<std::vector<BenchRow>> measure(LoadedModel& model, const Options& options, Run& run) {
+  const ModelWork work = work_of(model);
+  run.model = options.shape.empty() ? std::filesystem::path(options.model.model).filename().string()
+                                    : options.shape + " (random weights)";
+  run.scheme = work.scheme;
+  run.activations = work.activations;
+  run.kv = name_of(model.recipe().kv);
+  run.n_bytes = model.weights().n_bytes();
+  run.n_layers = model.weights().config.n_layers;
+  BenchOptions bench = options.bench;
+  auto energy = EnergyMeter::open();
+  if (energy) {
+    bench.energy = &*energy;
+  } else {
+    run.no_energy = energy.error().message();
+  }
+  Progress progress("measuring");
+  bench.profile = options.model.verbose;
+  if (options.n_repetitions > 0) bench.n_repetitions = options.n_repetitions;
+  bench.progress = [&](std::int64_t n_done, std::int64_t n_total) {
+    return progress(n_done, n_total);
+  };
+  return bench_model(model, run.roofs, bench);
+}
+
 Exit run(const Options& options) {
   if (options.kernels.is_wanted) return run_kernels(options);
+  if (const Status status = check(options); !status) return refuse(status.error());
   auto recipe = parse_recipe(options.model.recipe);
   if (!recipe) return refuse(recipe.error());
-  if (options.model.model.empty() && !options.model.recipe.empty()) {
-    return refuse(Error("--recipe says how a model runs; name one with -m"));
-  }
   const auto kernels = select_kernels();
   if (!kernels) return fail(kernels.error());
   watch_interrupts();
   const auto pool = make_pool(options.model);
+  if (!options.write.empty()) {
+    const Status written = write_shape(options.shape, *recipe, *pool, options.write);
+    return written ? Exit::ok : fail(written.error());
+  }
   Run run;
   run.n_threads = pool->n_threads();
   std::vector<BenchRow> rows;
-  std::unique_ptr<LoadedModel> model;
   std::int64_t read_bytes = memory_read_bytes;
-  if (!options.model.model.empty()) {
-    auto loaded = load_model(options.model.model, *recipe, *pool, options.model.verbose);
-    if (!loaded) return fail(loaded.error());
-    model = std::move(*loaded);
-    read_bytes = work_of(*model).decode_bytes;
-  }
-  run.roofs = measure_roofs(**kernels, *pool, read_bytes);
-  if (model) {
-    const ModelWork work = work_of(*model);
-    run.model = std::filesystem::path(options.model.model).filename().string();
-    run.scheme = work.scheme;
-    run.activations = work.activations;
-    run.kv = name_of(model->recipe().kv);
-    run.n_bytes = model->weights().n_bytes();
-    Progress progress("measuring");
-    BenchOptions bench_options = options.bench;
-    bench_options.profile = options.model.verbose;
-    if (options.n_repetitions > 0) bench_options.n_repetitions = options.n_repetitions;
-    bench_options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
-      return progress(n_done, n_total);
-    };
-    auto measured = bench_model(*model, run.roofs, bench_options);
+  if (!options.model.model.empty() || !options.shape.empty()) {
+    auto model = model_of(options, *recipe, *pool);
+    if (!model) return fail(model.error());
+    read_bytes = work_of(**model).decode_bytes;
+    run.roofs = measure_roofs(**kernels, *pool, read_bytes);
+    auto measured = measure(**model, options, run);
     if (!measured) return fail(measured.error());
-    rows = std::move(*measured);
+    rows = *std::move(measured);
+  } else {
+    run.roofs = measure_roofs(**kernels, *pool, read_bytes);
   }
   if (!options.json) {
     std::string text = to_text(rows, run);
     if (options.model.verbose) {
-      for (const BenchRow& row : rows) {
-        text += "\n" + profile_text(row, model->weights().config.n_layers, run.n_threads);
-      }
+      for (const BenchRow& row : rows)
+        text += "\n" + profile_text(row, run.n_layers, run.n_threads);
     }
     return print_result(text);
   }
@@ -172,7 +221,7 @@ Exit run(const Options& options) {
                            {"int8_gops", run.roofs.int8_gops},
                            {"f32_gflops", run.roofs.f32_gflops}}},
                          {"rows", ordered_json::array()}};
-  for (const BenchRow& row : rows) object["rows"].push_back(to_json(row, run, options.bench));
+  for (const BenchRow& row : rows) object["rows"].push_back(to_json(row, run));
   return print_result(object.dump() + "\n");
 }
 
@@ -184,16 +233,33 @@ void add_bench(CLI::App& parser, Context& context) {
       parser.add_subcommand("bench", "Speed of a model as a share of what this machine can do");
   command->add_option("-m,--model,model", options->model.model,
                       "a .gguf file or a model folder; without one only the roofs are measured");
-  constexpr std::int64_t most_tokens = 1 << 20;
+  constexpr std::int64_t most_tokens = 1 << 20, most_sequences = 1 << 12;
+  CLI::Option* shape = command->add_option(
+      "--shape", options->shape,
+      "instead of a model: random weights of a published model's sizes (llama-1b, llama-8b, "
+      "qwen3-8b, ...) in the scheme of --recipe w=SCHEME (q4_0)");
   command
-      ->add_option("-p,--n-prompt", options->bench.n_prompt,
-                   "tokens of the prompt (512); 0: no prefill")
+      ->add_option("--write", options->write,
+                   "write these weights as a .gguf file instead of running them")
+      ->needs(shape);
+  command
+      ->add_option("-p,--n-prompt", options->bench.prompts,
+                   "tokens of the prompt (512); 0: no prefill; -p 512,2048 measures both")
+      ->delimiter(',')
       ->check(CLI::Range(std::int64_t{0}, most_tokens));
   command
       ->add_option("-n,--n-gen", options->bench.n_generate, "tokens to generate (64); 0: no decode")
       ->check(CLI::Range(std::int64_t{0}, most_tokens));
-  command->add_option("-d,--n-depth", options->bench.n_depth, "tokens that are there before (0)")
+  command
+      ->add_option("-d,--n-depth", options->bench.depths,
+                   "tokens that are there before (0), each depth in turn")
+      ->delimiter(',')
       ->check(CLI::Range(std::int64_t{0}, most_tokens));
+  command
+      ->add_option("-b,--batch", options->bench.batches,
+                   "sequences that decode together (1), each number in turn")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{1}, most_sequences));
   command
       ->add_option("-r,--repetitions", options->n_repetitions,
                    "repetitions after one that is not counted (5; 20 of kernels)")
@@ -205,7 +271,8 @@ void add_bench(CLI::App& parser, Context& context) {
   add_thread_option(*command, options->model);
   command->footer(
       "Examples:\n  lowbit bench\n  lowbit bench -m model.gguf -p 512 -n 64 -t 1\n  lowbit bench "
-      "-m model.gguf --recipe w=int4.g32,a=int8.token\n  lowbit bench --kernels\n  lowbit bench "
+      "-m model.gguf --recipe w=int4.g32,a=int8.token\n  lowbit bench --shape llama-1b --recipe "
+      "w=q8_0 -d 0,2048 -b 1,8\n  lowbit bench --kernels\n  lowbit bench "
       "--kernels --scheme q4_0,q8_0 --isa all --size 512x2048x8192 -t 1");
   command->callback([options, &context] { context.exit = run(*options); });
 }

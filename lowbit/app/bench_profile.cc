@@ -15,7 +15,8 @@ std::string profile_text(const BenchRow& row, std::int64_t n_layers, int n_threa
   const double n_repetitions = static_cast<double>(row.seconds.size());
   const double n_steps =
       n_repetitions * (row.phase == "decode" ? static_cast<double>(row.n_tokens) : 1.0);
-  std::string text = fmt::format("{}: {:.1f} us a step\n", row.phase, total / n_steps * micro);
+  std::string text = fmt::format("{}, depth {}, batch {}: {:.1f} us a step\n", row.phase,
+                                 row.n_depth, row.n_batch, total / n_steps * micro);
   text += "| work      |     us |   share | barriers | busy | joined late | waited at the end |\n";
   text += "|-----------|-------:|--------:|---------:|-----:|------------:|------------------:|\n";
   LoopCounters all;

@@ -20,15 +20,23 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const ModelFile& file, co
     return Error(fmt::format("the tokenizer has {} tokens, the model only {}", tokenizer->n_vocab(),
                              file.config().n_vocab));
   }
+  auto model = load(*tensors_of(file, pool), recipe, pool, std::move(options));
+  if (!model) return std::move(model).error();
+  (*model)->tokenizer_ = std::make_unique<Tokenizer>(*std::move(tokenizer));
+  return model;
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const TensorSource& tensors,
+                                                       const Recipe& recipe, ThreadPool& pool,
+                                                       LoadOptions options) {
   std::unique_ptr<LoadedModel> model(new LoadedModel);
   auto backend = make_cpu_backend(pool);
   if (!backend) return std::move(backend).error();
   options.activations = recipe.activations;
-  auto weights = load_weights(*tensors_of(file, pool), **backend, options);
+  auto weights = load_weights(tensors, **backend, options);
   if (!weights) return std::move(weights).error();
   model->backend_ = *std::move(backend);
   model->weights_ = *std::move(weights);
-  model->tokenizer_ = std::make_unique<Tokenizer>(*std::move(tokenizer));
   model->recipe_ = recipe;
   return model;
 }

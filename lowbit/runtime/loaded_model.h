@@ -25,6 +25,10 @@ class LoadedModel {
   /// there.
   static Result<std::unique_ptr<LoadedModel>> load(const ModelFile& file, const Recipe& recipe,
                                                    ThreadPool& pool, LoadOptions options);
+  /// A model of tensors alone, for measuring: tokens are ids, tokenizer() must not be called.
+  static Result<std::unique_ptr<LoadedModel>> load(const TensorSource& tensors,
+                                                   const Recipe& recipe, ThreadPool& pool,
+                                                   LoadOptions options);
 
   Backend& backend() const { return *backend_; }
   const ModelWeights& weights() const { return weights_; }
