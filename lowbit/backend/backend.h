@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a device must do for the forward pass: about ten verbs over opaque tensors. The forward pass
-// sees this interface alone, so a new device is one adapter. Verbs run in the order of the calls
-// and their arguments are the caller's promise; what input can cause is checked when weights are
-// packed.
+// What a device must do for the forward pass: about ten verbs over opaque tensors, and four that
+// are several of them in a row, for devices that can do better than one after the other. The
+// forward pass sees this interface alone, so a new device is one adapter. Verbs run in the order of
+// the calls and their arguments are the caller's promise; what input can cause is checked when
+// weights are packed.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,25 @@ struct Product {
   const Weight* w = nullptr;
   const Tensor* bias = nullptr;  // (1, w.rows) or null
   Tensor* y = nullptr;           // (x.rows, w.rows)
+};
+
+/// norm(x), by rows, which a verb takes instead of x.
+struct Norm {
+  const Tensor* w = nullptr;  // (1, x.cols)
+  float eps = 0;
+  Tensor* y = nullptr;  // (x.rows, x.cols), where it is kept meanwhile
+};
+
+/// What attention starts from: q, k and v of a layer, normalized by heads where there are norms,
+/// rotated by cos and sin (x.rows, head_dim / 2); k and v go to the pages of their positions.
+struct AttentionInputs {
+  Product q, k, v;
+  const Tensor *q_norm = nullptr, *k_norm = nullptr;  // (1, head_dim) or null
+  float eps = 0;
+  std::int64_t head_dim = 0;
+  const Tensor *cos = nullptr, *sin = nullptr;
+  KvPool* pool = nullptr;
+  std::span<const SequenceRows> sequences;
 };
 
 /// What a kind of work took while counting was on.
@@ -117,6 +137,18 @@ class Backend {
   virtual void silu_mul(Tensor& gate, const Tensor& up) = 0;
   /// x += y.
   virtual void add(Tensor& x, const Tensor& y) = 0;
+
+  // What a layer is made of: each is the verbs above in a row, and what this class does. A device
+  // that does them in one go gives the same bits.
+
+  /// Products of norm(x).
+  virtual void norm_matmul(const Tensor& x, const Norm& norm, std::span<const Product> products);
+  virtual void attention_inputs(const Tensor& x, const Norm& norm, const AttentionInputs& inputs);
+  /// gate.y = silu(gate.y) * up.y of norm(x).
+  virtual void gated_matmul(const Tensor& x, const Norm& norm, const Product& gate,
+                            const Product& up);
+  /// sum += product.y of x.
+  virtual void matmul_add(const Tensor& x, const Product& product, Tensor& sum);
 };
 
 }  // namespace lowbit

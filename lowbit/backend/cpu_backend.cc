@@ -53,6 +53,8 @@ struct CpuKvPool final : KvPool {
   }
 };
 
+constexpr std::size_t n_activation_kinds = 4;
+
 CpuTensor& on_cpu(Tensor& tensor) {
   return static_cast<CpuTensor&>(tensor);
 }
@@ -172,16 +174,66 @@ class CpuBackend final : public Backend {
 
   void matmul(const Tensor& x, std::span<const Product> products) override {
     const Count count(*this, counters_.products);
-    for (const Activations kind : {Activations::f32, Activations::int8_g32, Activations::int8_g256,
-                                   Activations::int8_token}) {
-      bool is_prepared = false;
-      for (const Product& product : products) {
-        if (product.w->activations != kind) continue;
-        if (!is_prepared) prepare_activations(kernels_, on_cpu(x).view(), kind, prepared_, pool_);
-        is_prepared = true;
-        multiply(product);
-      }
-    }
+    prepare(x, nullptr, products);
+    multiply_all(products);
+  }
+
+  void norm_matmul(const Tensor& x, const Norm& norm, std::span<const Product> products) override {
+    const Count count(*this, counters_.products);
+    prepare(x, &norm, products);
+    multiply_all(products);
+  }
+
+  /// A piece of the product is whole heads, which the thread that computed them rotates and stores.
+  void attention_inputs(const Tensor& x, const Norm& norm, const AttentionInputs& in) override {
+    const Count count(*this, counters_.products);
+    LOWBIT_ASSERT(in.cos->cols * 2 == in.head_dim && in.cos->rows == x.rows);
+    prepare(x, &norm, std::array{in.q, in.k, in.v});
+    list_positions(in.sequences);
+    groups_.resize(2);
+    groups_[0] = {.parts = {part_of(in.k), part_of(in.v)},
+                  .unit_cols = in.head_dim,
+                  .after = [this, &in](const MatmulBlock& block) { finish_keys(in, block); }};
+    groups_[1] = {.parts = {part_of(in.q)},
+                  .unit_cols = in.head_dim,
+                  .after = [this, &in](const MatmulBlock& block) {
+                    add_bias(in.q, block);
+                    rotate_heads(*in.q.y, in.q_norm, in, block);
+                  }};
+    lowbit::matmul(kernels_, groups_, workspace_, pool_);
+  }
+
+  void gated_matmul(const Tensor& x, const Norm& norm, const Product& gate,
+                    const Product& up) override {
+    const Count count(*this, counters_.products);
+    prepare(x, &norm, std::array{gate, up});
+    groups_.resize(1);
+    groups_[0] = {.parts = {part_of(gate), part_of(up)},
+                  .after = [this, &gate, &up](const MatmulBlock& block) {
+                    add_bias(gate, block);
+                    add_bias(up, block);
+                    for_block_rows(block, [&](std::int64_t row, std::int64_t n_cols) {
+                      float* const out = on_cpu(*gate.y).row(row) + block.first_col;
+                      kernels_.vector.silu_mul(out, on_cpu(*up.y).row(row) + block.first_col,
+                                               n_cols, out);
+                    });
+                  }};
+    lowbit::matmul(kernels_, groups_, workspace_, pool_);
+  }
+
+  void matmul_add(const Tensor& x, const Product& product, Tensor& sum) override {
+    const Count count(*this, counters_.products);
+    prepare(x, nullptr, {&product, 1});
+    groups_.resize(1);
+    groups_[0] = {
+        .parts = {part_of(product)}, .after = [this, &product, &sum](const MatmulBlock& block) {
+          add_bias(product, block);
+          for_block_rows(block, [&](std::int64_t row, std::int64_t n_cols) {
+            float* const out = on_cpu(sum).row(row) + block.first_col;
+            kernels_.vector.add(out, on_cpu(*product.y).row(row) + block.first_col, n_cols, out);
+          });
+        }};
+    lowbit::matmul(kernels_, groups_, workspace_, pool_);
   }
 
   void rope(Tensor& x, std::int64_t head_dim, const Tensor& cos, const Tensor& sin) override {
@@ -207,14 +259,8 @@ class CpuBackend final : public Backend {
     const CpuKvPool& pages = on_cpu(pool);
     for (const SequenceRows& sequence : sequences) {
       for_rows(sequence.n_rows, [&](std::int64_t i) {
-        const std::int64_t position = sequence.first_position + i, row = sequence.first_row + i;
-        const auto page = sequence.pages[static_cast<std::size_t>(position / kv_block_positions)];
-        for (std::int64_t head = 0; head < pages.n_kv_heads; ++head) {
-          const std::int64_t first = head * pages.layout.head_dim;
-          kernels_.attention.kv_store(pages.layout, pages.block(page, head),
-                                      static_cast<int>(position % kv_block_positions),
-                                      on_cpu(k).row(row) + first, on_cpu(v).row(row) + first);
-        }
+        store_row(pages, on_cpu(k), on_cpu(v), sequence.first_row + i, 0, k.cols,
+                  position_of(sequence, i));
       });
     }
   }
@@ -246,7 +292,7 @@ class CpuBackend final : public Backend {
         blocks += n_blocks_for(n_positions);
       }
     }
-    lowbit::attention(pool_, kernels_.attention, pages.layout, tasks_, workspace_);
+    lowbit::attention(pool_, kernels_.attention, pages.layout, tasks_, attention_workspace_);
   }
 
   void silu_mul(Tensor& gate, const Tensor& up) override {
@@ -310,13 +356,122 @@ class CpuBackend final : public Backend {
     });
   }
 
-  void multiply(const Product& product) {
-    CpuTensor& y = on_cpu(*product.y);
-    lowbit::matmul(kernels_, on_cpu(*product.w).packed, prepared_, y.view(), pool_);
-    if (product.bias == nullptr) return;
-    for_rows(y.rows, [&](std::int64_t row) {
-      kernels_.vector.add(y.row(row), on_cpu(*product.bias).row(0), y.cols, y.row(row));
+  /// body(row, columns of the block)
+  template <class Body>
+  static void for_block_rows(const MatmulBlock& block, Body&& body) {
+    for (std::int64_t row = block.first_token; row < block.last_token; ++row) {
+      body(row, block.last_col - block.first_col);
+    }
+  }
+
+  PackedActivations& prepared(Activations kind) {
+    return prepared_[static_cast<std::size_t>(kind)];
+  }
+
+  /// The rows of x, or of norm(x), in every form that the products read.
+  void prepare(const Tensor& x, const Norm* norm, std::span<const Product> products) {
+    std::array<PackedActivations*, n_activation_kinds> used{};
+    std::size_t n_used = 0;
+    for (const Product& product : products) {
+      PackedActivations& form = prepared(product.w->activations);
+      if (std::find(used.begin(), used.begin() + n_used, &form) == used.begin() + n_used) {
+        form.reset(product.w->activations, x.rows, x.cols);
+        used[n_used++] = &form;
+      }
+      form.add_reader(kernels_, on_cpu(*product.w).packed);
+    }
+    for_rows(x.rows, [&](std::int64_t row) {
+      const float* from = on_cpu(x).row(row);
+      if (norm != nullptr) {
+        float* const normed = on_cpu(*norm->y).row(row);
+        kernels_.vector.rms_norm(from, on_cpu(*norm->w).row(0), norm->eps, x.cols, normed);
+        from = normed;
+      }
+      for (std::size_t i = 0; i < n_used; ++i) used[i]->fill(kernels_, row, from);
     });
+  }
+
+  MatmulPart part_of(const Product& product) {
+    return {&on_cpu(*product.w).packed, &prepared(product.w->activations),
+            on_cpu(*product.y).view()};
+  }
+
+  void multiply_all(std::span<const Product> products) {
+    groups_.resize(products.size());
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      groups_[i] = {.parts = {part_of(products[i])}};
+      if (products[i].bias == nullptr) continue;
+      groups_[i].after = [this, &product = products[i]](const MatmulBlock& block) {
+        add_bias(product, block);
+      };
+    }
+    lowbit::matmul(kernels_, groups_, workspace_, pool_);
+  }
+
+  void add_bias(const Product& product, const MatmulBlock& block) const {
+    if (product.bias == nullptr) return;
+    const float* const bias = on_cpu(*product.bias).row(0) + block.first_col;
+    for_block_rows(block, [&](std::int64_t row, std::int64_t n_cols) {
+      float* const y = on_cpu(*product.y).row(row) + block.first_col;
+      kernels_.vector.add(y, bias, n_cols, y);
+    });
+  }
+
+  /// Norm and rotation of the heads of a block.
+  void rotate_heads(Tensor& x, const Tensor* norm, const AttentionInputs& in,
+                    const MatmulBlock& block) const {
+    for_block_rows(block, [&](std::int64_t row, std::int64_t n_cols) {
+      float* const heads = on_cpu(x).row(row) + block.first_col;
+      for (float* head = heads; head < heads + n_cols; head += in.head_dim) {
+        if (norm != nullptr) {
+          kernels_.vector.rms_norm(head, on_cpu(*norm).row(0), in.eps, in.head_dim, head);
+        }
+        kernels_.vector.rope_rotate(head, on_cpu(*in.cos).row(row), on_cpu(*in.sin).row(row),
+                                    in.cos->cols);
+      }
+    });
+  }
+
+  void finish_keys(const AttentionInputs& in, const MatmulBlock& block) const {
+    add_bias(in.k, block);
+    add_bias(in.v, block);
+    rotate_heads(*in.k.y, in.k_norm, in, block);
+    for_block_rows(block, [&](std::int64_t row, std::int64_t n_cols) {
+      store_row(on_cpu(*in.pool), on_cpu(*in.k.y), on_cpu(*in.v.y), row, block.first_col,
+                block.first_col + n_cols, positions_[static_cast<std::size_t>(row)]);
+    });
+  }
+
+  /// Where a row's keys and values go.
+  struct RowPosition {
+    std::int32_t page = 0;
+    int in_page = 0;
+  };
+
+  static RowPosition position_of(const SequenceRows& sequence, std::int64_t i) {
+    const std::int64_t position = sequence.first_position + i;
+    return {sequence.pages[static_cast<std::size_t>(position / kv_block_positions)],
+            static_cast<int>(position % kv_block_positions)};
+  }
+
+  void list_positions(std::span<const SequenceRows> sequences) {
+    positions_.clear();
+    for (const SequenceRows& sequence : sequences) {
+      LOWBIT_ASSERT(sequence.first_row == static_cast<std::int64_t>(positions_.size()));
+      for (std::int64_t i = 0; i < sequence.n_rows; ++i) {
+        positions_.push_back(position_of(sequence, i));
+      }
+    }
+  }
+
+  /// The heads in columns [first_col, last_col) of a row.
+  void store_row(const CpuKvPool& pages, const CpuTensor& k, const CpuTensor& v, std::int64_t row,
+                 std::int64_t first_col, std::int64_t last_col, RowPosition at) const {
+    const std::int64_t head_dim = pages.layout.head_dim;
+    for (std::int64_t col = first_col; col < last_col; col += head_dim) {
+      kernels_.attention.kv_store(pages.layout, pages.block(at.page, col / head_dim), at.in_page,
+                                  k.row(row) + col, v.row(row) + col);
+    }
   }
 
   /// For every sequence and KV head in turn, the addresses of its blocks.
@@ -337,8 +492,11 @@ class CpuBackend final : public Backend {
   const KernelTable& kernels_;
   bool is_counting_ = false;
   BackendCounters counters_;
-  PackedActivations prepared_;
-  AttentionWorkspace workspace_;
+  std::array<PackedActivations, n_activation_kinds> prepared_;
+  MatmulWorkspace workspace_;
+  std::vector<MatmulGroup> groups_;
+  std::vector<RowPosition> positions_;  // of the rows of a step
+  AttentionWorkspace attention_workspace_;
   std::vector<AttentionTask> tasks_;
   std::vector<const std::byte*> blocks_;
 };

@@ -80,14 +80,15 @@ void count_products(const KernelTable& table, ThreadPool& pool) {
     if (!packed) continue;  // scripts/counts misses the name
     for (const std::int64_t n_tokens : {1, 12}) {
       PackedActivations prepared;
+      MatmulWorkspace workspace;
       prepare_activations(table, MatrixView(x.data(), n_tokens, n_inputs), product.activations,
-                          prepared, pool);
+                          *packed, prepared, pool);
       std::vector<float> y(static_cast<std::size_t>(n_tokens * n_outputs));
       count(std::string(name_of(table.isa)) + "/matmul/" + std::string(product.scheme) + "/" +
                 std::string(name_of(product.activations)) + "/" + std::to_string(n_tokens),
             [&] {
               matmul(table, *packed, prepared, MutableMatrixView(y.data(), n_tokens, n_outputs),
-                     pool);
+                     workspace, pool);
             });
     }
   }

@@ -59,10 +59,12 @@ void run(benchmark::State& state, const Setup& s) {
   for (float& number : x) number = normal(random);
   std::vector<float> y(static_cast<std::size_t>(s.n_tokens * s.n));
   PackedActivations prepared;
-  prepare_activations(*s.kernels, MatrixView(x.data(), s.n_tokens, s.k), s.activations, prepared,
-                      pool);
+  prepare_activations(*s.kernels, MatrixView(x.data(), s.n_tokens, s.k), s.activations, *packed,
+                      prepared, pool);
+  MatmulWorkspace workspace;
   const auto product = [&] {
-    matmul(*s.kernels, *packed, prepared, MutableMatrixView(y.data(), s.n_tokens, s.n), pool);
+    matmul(*s.kernels, *packed, prepared, MutableMatrixView(y.data(), s.n_tokens, s.n), workspace,
+           pool);
   };
   product();
 

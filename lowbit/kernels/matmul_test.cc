@@ -106,9 +106,10 @@ void expect_same_bits(const Case& c, const KernelTable& kernels, std::int64_t n_
   std::vector<float> y(static_cast<std::size_t>(n_tokens * y_stride + 1), canary);
   PackedActivations prepared;
   prepare_activations(kernels, MatrixView(x.data() + 1, n_tokens, cols, x_stride), c.activations,
-                      prepared, pool);
+                      c.packed, prepared, pool);
+  MatmulWorkspace workspace;
   matmul(kernels, c.packed, prepared, MutableMatrixView(y.data() + 1, n_tokens, rows, y_stride),
-         pool);
+         workspace, pool);
   ASSERT_EQ(y[0], canary);
   for (std::int64_t t = 0; t < n_tokens; ++t) {
     const float* row = y.data() + 1 + t * y_stride;

@@ -78,7 +78,7 @@ class Bench {
     decode_rows(tokens, 0, what.shape.n_tokens, x_);
     prepare_activations(*what.kernels,
                         MatrixView(x_.data(), what.shape.n_tokens, what.shape.n_inputs),
-                        what.activations, prepared_, pool);
+                        what.activations, w, prepared_, pool);
   }
 
   double operations() const {
@@ -141,7 +141,8 @@ class Bench {
       make_cold();
       const double start = seconds_of(clock_);
       matmul(*what_.kernels, w_, prepared_,
-             MutableMatrixView(y_.data(), what_.shape.n_tokens, what_.shape.n_outputs), pool_);
+             MutableMatrixView(y_.data(), what_.shape.n_tokens, what_.shape.n_outputs), workspace_,
+             pool_);
       seconds += seconds_of(clock_) - start;
     }
     return seconds / static_cast<double>(n_times);
@@ -172,6 +173,7 @@ class Bench {
   clockid_t clock_;
   std::vector<float> x_, y_;
   PackedActivations prepared_;
+  MatmulWorkspace workspace_;
 };
 
 }  // namespace

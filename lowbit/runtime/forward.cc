@@ -43,8 +43,8 @@ MatrixView Forward::run(std::span<const StepSequence> sequences, const KvCache& 
   const Weight& head = model_.output_head();
   if (!logits_ || logits_->capacity < x_->rows) logits_ = backend_.make_tensor(x_->rows, head.rows);
   logits_->rows = x_->rows;
-  backend_.rms_norm(*x_, *model_.final_norm, model_.config.norm_eps, *normed_);
-  backend_.matmul(*normed_, std::array{Product{&head, nullptr, logits_.get()}});
+  backend_.norm_matmul(*x_, norm_by(*model_.final_norm),
+                       std::array{Product{&head, nullptr, logits_.get()}});
   host_logits_.resize(static_cast<std::size_t>(logits_->rows * head.rows));
   backend_.download(*logits_, host_logits_);
   return {host_logits_.data(), logits_->rows, head.rows};
@@ -91,20 +91,21 @@ void Forward::set_rows(std::int64_t n_rows) {
 void Forward::store_keys(const LayerWeights& layer, std::int64_t layer_index,
                          std::span<const StepSequence> sequences, const KvCache& cache) {
   const ModelConfig& config = model_.config;
-  backend_.rms_norm(*x_, *layer.attention_norm, config.norm_eps, *normed_);
-  backend_.matmul(*normed_, std::array{Product{layer.q.w.get(), layer.q.bias.get(), q_.get()},
-                                       Product{layer.k.w.get(), layer.k.bias.get(), k_.get()},
-                                       Product{layer.v.w.get(), layer.v.bias.get(), v_.get()}});
-  if (layer.q_norm) {
-    backend_.rms_norm(*q_, *layer.q_norm, config.norm_eps, *q_);
-    backend_.rms_norm(*k_, *layer.k_norm, config.norm_eps, *k_);
-  }
-  backend_.rope(*q_, config.head_dim, *cos_, *sin_);
-  backend_.rope(*k_, config.head_dim, *cos_, *sin_);
   for (std::size_t i = 0; i < rows_.size(); ++i) {
     rows_[i].pages = sequences[i].kv->pages(layer_index);
   }
-  backend_.kv_store(cache.pool(), *k_, *v_, rows_);
+  backend_.attention_inputs(*x_, norm_by(*layer.attention_norm),
+                            {.q = {layer.q.w.get(), layer.q.bias.get(), q_.get()},
+                             .k = {layer.k.w.get(), layer.k.bias.get(), k_.get()},
+                             .v = {layer.v.w.get(), layer.v.bias.get(), v_.get()},
+                             .q_norm = layer.q_norm.get(),
+                             .k_norm = layer.k_norm.get(),
+                             .eps = config.norm_eps,
+                             .head_dim = config.head_dim,
+                             .cos = cos_.get(),
+                             .sin = sin_.get(),
+                             .pool = &cache.pool(),
+                             .sequences = rows_});
 }
 
 /// Once the last layer's keys are stored, only the rows that need logits go on.
@@ -130,19 +131,18 @@ void Forward::keep_logit_rows() {
 
 void Forward::attend(const LayerWeights& layer, const KvCache& cache) {
   backend_.attention(cache.pool(), *q_, rows_, *mixed_);
-  backend_.matmul(*mixed_, std::array{Product{layer.o.w.get(), layer.o.bias.get(), branch_.get()}});
-  backend_.add(*x_, *branch_);
+  backend_.matmul_add(*mixed_, {layer.o.w.get(), layer.o.bias.get(), branch_.get()}, *x_);
 }
 
 void Forward::feed_forward(const LayerWeights& layer) {
-  backend_.rms_norm(*x_, *layer.feed_forward_norm, model_.config.norm_eps, *normed_);
-  backend_.matmul(*normed_,
-                  std::array{Product{layer.gate.w.get(), layer.gate.bias.get(), gate_.get()},
-                             Product{layer.up.w.get(), layer.up.bias.get(), up_.get()}});
-  backend_.silu_mul(*gate_, *up_);
-  backend_.matmul(*gate_,
-                  std::array{Product{layer.down.w.get(), layer.down.bias.get(), branch_.get()}});
-  backend_.add(*x_, *branch_);
+  const Product gate{layer.gate.w.get(), layer.gate.bias.get(), gate_.get()};
+  const Product up{layer.up.w.get(), layer.up.bias.get(), up_.get()};
+  backend_.gated_matmul(*x_, norm_by(*layer.feed_forward_norm), gate, up);
+  backend_.matmul_add(*gate_, {layer.down.w.get(), layer.down.bias.get(), branch_.get()}, *x_);
+}
+
+Norm Forward::norm_by(const Tensor& w) const {
+  return {.w = &w, .eps = model_.config.norm_eps, .y = normed_.get()};
 }
 
 }  // namespace lowbit

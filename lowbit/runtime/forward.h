@@ -43,6 +43,7 @@ class Forward {
   void keep_logit_rows();
   void attend(const LayerWeights& layer, const KvCache& cache);
   void feed_forward(const LayerWeights& layer);
+  Norm norm_by(const Tensor& w) const;
 
   Backend& backend_;
   const ModelWeights& model_;
