@@ -163,19 +163,21 @@ struct ThreadPool::State {
     }
   }
 
+  /// A worker that was woken for a loop that is over by now spins again: the next one follows soon.
   Word wait_for_loop(Word seen, SpinBudget& budget) {
     Word now = 0;
     const auto ready = [&] {
       now = word.load();
       return (now & stop_bit) != 0 || ((now & open_bit) != 0 && (now & generation_mask) != seen);
     };
-    const bool in_time = spin_until(budget.patience(), ready);
-    budget.count(!in_time);
-    if (in_time) return now;
-    n_sleeping.fetch_add(1);
-    while (!ready()) word.wait(now);
-    n_sleeping.fetch_sub(1);
-    return now;
+    for (;;) {
+      const bool in_time = spin_until(budget.patience(), ready);
+      budget.count(!in_time);
+      if (in_time) return now;
+      n_sleeping.fetch_add(1);
+      if (!ready()) word.wait(now);
+      n_sleeping.fetch_sub(1);
+    }
   }
 
   void open_loop() {
