@@ -2,14 +2,19 @@
 
 import importlib.machinery
 import importlib.util
+import json
 import shutil
 import subprocess
+import sys
+import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CACHE, ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))  # where scripts find their modules
 
 
 def load(name: str):
@@ -126,10 +131,8 @@ def test_the_noise_of_the_teacher_is_half_a_step():
 def test_novels_are_read_from_an_r_database(tmp_path):
     """A database made here: a record is its length, then zlib over an XDR vector of strings."""
     import struct
-    import sys
     import zlib
 
-    sys.path.insert(0, str(ROOT / "scripts"))
     import extract_texts
 
     def vector(lines):
@@ -146,3 +149,91 @@ def test_novels_are_read_from_an_r_database(tmp_path):
         "northanger_abbey.txt": "NORTHANGER ABBEY\n\nNo one\n",
         "emma.txt": "Emma\nÉmma — Woodhouse\n",
     }
+
+
+def bars_of(svg: str) -> list[xml.Element]:
+    space = "{http://www.w3.org/2000/svg}"
+    return [rect for rect in xml.fromstring(svg).iter(space + "rect") if rect.get("class") in ("bar", "void")]
+
+
+def test_the_chart_draws_ratios():
+    import ratio_chart
+
+    def bar(label, ratio, counts=True):
+        return {"label": label, "ratio": ratio, "low": ratio * 0.9, "high": ratio * 1.1, "counts": counts}
+
+    svg = ratio_chart.chart("a <model> & more", [bar("q4_0 <decode>", 2.0), bar("q8_0", 6.0), bar("q4_k", 0.5, counts=False)])
+    widths = [float(rect.get("width")) for rect in bars_of(svg)]
+    assert widths[1] / widths[0] == pytest.approx(3, rel=0.01) and widths[2] / widths[0] == pytest.approx(0.25, rel=0.01)
+    assert [rect.get("class") for rect in bars_of(svg)] == ["bar", "bar", "void"]
+    assert "does not count" in svg and "prefers-color-scheme: dark" in svg
+    assert "does not count" not in ratio_chart.chart("", [bar("q4_0", 2.0)])
+
+
+def test_a_comparison_is_made_of_rows_of_one_process():
+    module = load("compare")
+    args = module.argparse.Namespace(prompts=[512, 2048], generate=64, depths=[0, 2048], batches=[1, 8], kv=["f16", "int8"])
+    tasks = [[str(row) for row in task] for task in module.tasks_of(args)]
+    assert tasks == [
+        ["prefill 512", "prefill 2048", "decode 64"],
+        ["prefill 512 at depth 2048, KV f16", "decode 64 at depth 2048, KV f16"],
+        ["prefill 512 at depth 2048, KV int8", "decode 64 at depth 2048, KV int8"],
+        ["decode 64, batch 8"],
+    ]
+
+
+def test_the_peer_runs_each_row_in_its_best_setting():
+    from comparison import Measured, Peer, Row, Setting
+
+    prompt, token = Row("prefill", 512, 2048, 1, "f16"), Row("decode", 64, 2048, 1, "f16")
+    asked = []
+
+    class Fake(Peer):
+        def run(self, model, rows, setting, repetitions):
+            asked.append((setting, rows))
+            best = {prompt: Setting(2, "off"), token: Setting(1, "auto")}
+            return Measured({row: 2.0 if setting == best[row] else 1.0 for row in rows}, {}, 0.0)
+
+    peer = Fake(Path())
+    best = peer.best_settings(Path(), [prompt, token], 2)
+    assert best == {prompt: Setting(2, "off"), token: Setting(1, "auto")}
+    assert {str(setting) for setting, _ in asked} == {"2 threads", "2 threads, -fa on", "2 threads, -fa off", "1 thread"}
+    asked.clear()
+    assert peer.run_best(Path(), best, 2).speed == {prompt: 2.0, token: 2.0}
+    assert asked == [(Setting(2, "off"), [prompt]), (Setting(1, "auto"), [token])]
+
+
+def test_a_ratio_of_worse_activations_does_not_count():
+    import comparison
+
+    found = {"lowbit": 0.0030, "lowbit_stderr": 0.0001, "peer": 0.0029, "peer_stderr": 0.0001}
+    assert comparison.is_no_worse(found)  # within the noise
+    assert not comparison.is_no_worse(found | {"lowbit": 0.0033})
+    assert comparison.is_no_worse(found | {"lowbit": 0.0001})
+
+
+@pytest.mark.skipif(not (CACHE / "peer/bin/llama-batched-bench").exists(), reason="the peer is not built: scripts/peer")
+def test_compare_runs_beside_the_peer(tmp_path):
+    chart = tmp_path / "chart.svg"
+    command = [ROOT / "scripts/compare", "--shape", "tiny", "--scheme", "q4_0,q4_k", "--quick", "--no-divergence", "--json", "--svg", chart]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["scheme"], row["phase"], row["depth"], row["batch"]) for row in rows[:7]] == [
+        ("q4_0", "prefill", 0, 1), ("q4_0", "decode", 0, 1), ("q4_0", "prefill", 64, 1), ("q4_0", "decode", 64, 1),
+        ("q4_0", "prefill", 64, 1), ("q4_0", "decode", 64, 1), ("q4_0", "decode", 0, 2),
+    ]  # fmt: skip
+    assert len(rows) == 14
+    for row in rows:
+        assert row["lowbit"] > 0 and row["peer"] > 0 and row["of_roof"] > 0 and row["pairs"] == 1
+        assert row["ratio"] == pytest.approx(row["lowbit"] / row["peer"])
+    assert len(bars_of(chart.read_text())) == 14
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [(["-m", "no/such.gguf"], "no/such.gguf"), (["--kv", "int3"], "int3"), (["--pairs", "0"], "at least 1"), (["-p", "x"], "-p")],
+)
+def test_compare_refuses(arguments, word):
+    done = subprocess.run([ROOT / "scripts/compare", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and word in done.stderr
