@@ -215,6 +215,9 @@ LOWBIT_PRIMITIVE void store_i8(std::int8_t* p, i32x16 x) {
   const int16x8_t high = vmovn_high_s32(vmovn_s32(x.c), x.d);
   vst1q_s8(p, vmovn_high_s16(vmovn_s16(low), high));
 }
+LOWBIT_PRIMITIVE void store_u8(std::uint8_t* p, i32x16 x) {
+  store_i8(reinterpret_cast<std::int8_t*>(p), x);
+}
 
 LOWBIT_PRIMITIVE u8x64 bit_and(u8x64 x, u8x64 y) {
   return {vandq_u8(x.a, y.a), vandq_u8(x.b, y.b), vandq_u8(x.c, y.c), vandq_u8(x.d, y.d)};
