@@ -1,69 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // The packer works panel by panel: the codes of 16 outputs become bytes (renumbered by a table),
 // the bytes of 4 inputs x 16 outputs become a 64-byte row, and the rows of a tile are folded into
-// bit planes. The reverse walk, unpack_row(), is plain arithmetic over the same geometry. Longer
-// than most files, because the two directions share that geometry and must change together.
+// bit planes. It runs at load time on every machine, so it is written in 16-byte vectors that every
+// compiler knows and not once per instruction set. The reverse walk, unpack_row(), is plain
+// arithmetic over the same geometry.
 #include "lowbit/kernels/packed_matrix.h"
 
 #include <algorithm>
 #include <array>
-#include <bit>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <new>
 #include <string>
 
 #include "lowbit/base/half.h"
-#include "lowbit/kernels/product_scheme.h"
+#include "lowbit/kernels/panel_layout.h"
 
 namespace lowbit {
 namespace {
 
-constexpr std::int64_t row_bytes = panel_cols * quad_k;  // one row of a plane
-constexpr int quads_per_tile = tile_k / quad_k, byte_bits = 8;
-constexpr std::int64_t max_integer_cols = std::int64_t{1} << 16;  // 255 * 127 * cols < 2^31
-constexpr int min_group = 16;
-constexpr std::size_t max_lut = 64, byte_values = 256;
-
-std::int64_t round_up(std::int64_t n, std::int64_t unit) {
-  return (n + unit - 1) / unit * unit;
-}
-
-/// Width of each bit plane of a code, lowest bits first.
-struct Planes {
-  std::array<int, 3> widths{};
-  int n_planes = 0;
-};
-Planes planes_of(int bits) {
-  Planes planes;
-  for (const int width : {8, 4, 2, 1}) {
-    if ((bits & width) == 0) continue;
-    planes.widths[static_cast<std::size_t>(planes.n_planes++)] = width;
-  }
-  return planes;
-}
-
-int bytes_of(FactorKind kind) {
-  switch (kind) {
-    case FactorKind::f32:
-      return 4;
-    case FactorKind::f16:
-    case FactorKind::bf16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
-/// f16, bf16 or f32, whatever the code is called.
-FactorKind float_kind(const Code& code) {
-  constexpr int f32_bits = 32;
-  constexpr std::uint32_t one_in_f16 = 0x3c00;
-  if (code.window == f32_bits) return FactorKind::f32;
-  float number = 0;
-  code.look_up(one_in_f16, &number);
-  return number == 1.0f ? FactorKind::f16 : FactorKind::bf16;
-}
+constexpr std::align_val_t panel_alignment{64};
 
 float load_factor(FactorKind kind, const std::byte* p, const float* values) {
   std::uint16_t half = 0;
@@ -111,12 +68,12 @@ unsigned code_at(const PanelView& v, const std::byte* tile, std::int64_t lane, s
   for (int i = 0; i < planes.n_planes; ++i) {
     const int width = planes.widths[static_cast<std::size_t>(i)];
     const std::int64_t per_byte = byte_bits / width;
-    const unsigned byte =
-        static_cast<std::uint8_t>(tile[quad / per_byte * row_bytes + lane * quad_k + k % quad_k]);
+    const unsigned byte = static_cast<std::uint8_t>(
+        tile[quad / per_byte * plane_row_bytes + lane * quad_k + k % quad_k]);
     const unsigned field = byte >> (quad % per_byte * width) & ((1u << width) - 1);
     code |= field << shift;
     shift += width;
-    tile += quads_per_tile / per_byte * row_bytes;
+    tile += quads_per_tile / per_byte * plane_row_bytes;
   }
   return code;
 }
@@ -136,425 +93,313 @@ float value_at(const PanelView& v, std::int64_t row, std::int64_t k) {
   }
 }
 
-/// The rule of a table of small floats, if it is one; every finite number is checked bit by bit.
-Minifloat find_minifloat(std::span<const float> values) {
-  constexpr int f32_mantissa = 23;
-  constexpr std::uint32_t infinity = 0x7f800000, sign = 0x80000000;
-  const std::size_t n_magnitudes = values.size() / 2;
-  Minifloat m;
-  m.least = values.size() > 2 ? values[1] : 0.0f;
-  if (!(m.least > 0)) return {};
-  // Steps of one size reach up to 2^(mantissa_bits + 1).
-  std::size_t n_even = 1;
-  while (n_even < n_magnitudes && values[n_even] == static_cast<float>(n_even) * m.least) ++n_even;
-  m.mantissa_bits = static_cast<int>(std::bit_width(n_even - 1)) - 2;
-  if (m.mantissa_bits < 1) return {};
-  const std::size_t first_normal = std::size_t{1} << m.mantissa_bits;
-  const int shift = f32_mantissa - m.mantissa_bits;
-  const std::uint32_t offset = std::bit_cast<std::uint32_t>(values[first_normal]) -
-                               static_cast<std::uint32_t>(first_normal << shift);
-  m.offset = static_cast<std::int32_t>(offset);
-  m.special_from = static_cast<std::int32_t>(n_magnitudes);
-  for (std::size_t i = 0; i < n_magnitudes; ++i) {
-    const std::uint32_t normal = static_cast<std::uint32_t>(i << shift) + offset;
-    float number =
-        i < first_normal ? static_cast<float>(i) * m.least : std::bit_cast<float>(normal);
-    if (!std::isfinite(values[i])) {
-      m.special_from = std::min(m.special_from, static_cast<std::int32_t>(i));
+/// Four words; shifts and shuffles of it compile to SSE2 or NEON.
+using Words = std::uint32_t __attribute__((vector_size(16)));
+constexpr int words_per_row = static_cast<int>(plane_row_bytes / sizeof(Words));
+
+Words load_words(const void* p) {
+  Words words;
+  std::memcpy(&words, p, sizeof words);
+  return words;
+}
+
+/// bytes: (16, stride) stored codes of one tile -> 64-byte rows of 4 inputs of all 16 outputs.
+void gather_quads(const std::uint8_t* bytes, std::int64_t stride,
+                  Words (&quads)[quads_per_tile][words_per_row]) {
+  constexpr int side = 4;  // lanes and quads of a square that is transposed in registers
+  for (int lane = 0; lane < panel_cols; lane += side) {
+    for (int quad = 0; quad < quads_per_tile; quad += side) {
+      const std::uint8_t* p = bytes + lane * stride + quad * quad_k;
+      const Words a = load_words(p), b = load_words(p + stride);
+      const Words c = load_words(p + 2 * stride), d = load_words(p + 3 * stride);
+      const Words ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      const Words ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const Words cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const Words cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      quads[quad][lane / side] = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+      quads[quad + 1][lane / side] = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+      quads[quad + 2][lane / side] = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+      quads[quad + 3][lane / side] = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
     }
-    if (static_cast<std::int32_t>(i) >= m.special_from) {
-      number = std::bit_cast<float>(normal | infinity);
-      if (std::isnan(number) && std::isnan(values[i])) continue;
-    }
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(number);
-    if (bits != std::bit_cast<std::uint32_t>(values[i])) return {};
-    if ((bits | sign) != std::bit_cast<std::uint32_t>(values[i + n_magnitudes])) return {};
   }
-  return m;
+}
+
+/// One bit plane of a tile: bits [kShift, kShift + kWidth) of every code. Returns its end.
+template <int kWidth, int kShift>
+std::byte* fold_plane(const Words (&quads)[quads_per_tile][words_per_row], std::byte* tile) {
+  constexpr int per_byte = byte_bits / kWidth;
+  constexpr std::uint32_t every_byte = 0x01010101;
+  constexpr std::uint32_t mask = every_byte * ((1u << kWidth) - 1);  // bits from a neighbour go
+  for (int first = 0; first < quads_per_tile; first += per_byte) {
+    for (int word = 0; word < words_per_row; ++word) {
+      Words row{};
+      for (int field = 0; field < per_byte; ++field) {
+        row |= (quads[first + field][word] >> kShift & mask) << (field * kWidth);
+      }
+      std::memcpy(tile, &row, sizeof row);
+      tile += sizeof row;
+    }
+  }
+  return tile;
+}
+
+template <int kBits>
+void fold_tile(const std::uint8_t* bytes, std::int64_t stride, std::byte* tile) {
+  Words quads[quads_per_tile][words_per_row];
+  gather_quads(bytes, stride, quads);
+  if constexpr ((kBits & 8) != 0) tile = fold_plane<8, 0>(quads, tile);
+  if constexpr ((kBits & 4) != 0) tile = fold_plane<4, 0>(quads, tile);
+  if constexpr ((kBits & 2) != 0) tile = fold_plane<2, kBits & 4>(quads, tile);
+  if constexpr ((kBits & 1) != 0) tile = fold_plane<1, kBits & 6>(quads, tile);
+}
+
+using FoldTile = void (*)(const std::uint8_t* bytes, std::int64_t stride, std::byte* tile);
+constexpr std::array<FoldTile, byte_bits + 1> fold_tiles{nullptr,      fold_tile<1>, fold_tile<2>,
+                                                         fold_tile<3>, fold_tile<4>, fold_tile<5>,
+                                                         fold_tile<6>, fold_tile<7>, fold_tile<8>};
+
+/// Exponent bits that are all ones in NaN and the infinities.
+std::uint32_t special_bits(FactorKind kind) {
+  constexpr std::uint32_t f16 = 0x7c00, bf16 = 0x7f80, f32 = 0x7f800000;
+  return kind == FactorKind::f16 ? f16 : kind == FactorKind::bf16 ? bf16 : f32;
+}
+
+bool has_special(std::span<const std::uint32_t> codes, FactorKind kind) {
+  const std::uint32_t special = special_bits(kind);
+  std::uint32_t found = 0;
+  for (const std::uint32_t code : codes) found |= (code & special) == special ? 1u : 0u;
+  return found != 0;
+}
+
+bool all_finite(std::span<const float> numbers) {
+  return std::ranges::all_of(numbers, [](float number) { return std::isfinite(number); });
 }
 
 }  // namespace
 
+/// Fills the panels of one matrix; const, so that threads share it.
 class Packer {
  public:
-  Packer(const QuantizedTensor& w, PackedMatrix& out)
-      : w_(w), out_(out), view_(out.view_), product_(product_scheme(w.scheme)) {}
+  Packer(const PanelLayout& layout, std::byte* panels, const PackedMatrix& matrix);
 
-  Status pack(ThreadPool& pool);
+  /// Memory of one thread.
+  struct Scratch {
+    std::vector<std::uint8_t> bytes;
+    std::vector<std::uint32_t> codes;
+    std::vector<float> numbers;
+  };
+  /// w: rows of the matrix from `first_row` on, at least those of the panel. False when a factor or
+  /// a plain float is not finite.
+  bool pack_panel(const QuantizedTensor& w, std::int64_t first_row, std::int64_t panel,
+                  Scratch& scratch) const;
 
  private:
-  Status choose_codes();
-  void choose_integers(std::vector<float> numbers);
-  Status choose_factors();
-  FactorPlane choose_plane(const QuantizedTensor& factor, bool two_level,
-                           std::vector<float>& values);
-  void lay_out();
-  void pack_row_factors();
-  void pack_headers(std::int64_t panel);
-  void pack_plane(const QuantizedTensor& factor, const FactorPlane& plane, std::int64_t panel);
-  void pack_integer_zeros(std::int64_t panel);
-  void pack_tiles(std::int64_t panel, std::vector<std::uint8_t>& bytes,
-                  std::vector<std::uint32_t>& codes);
+  /// Where the rows of a panel lie in the tensor that holds them.
+  struct Lanes {
+    const QuantizedTensor& w;
+    std::int64_t first_row, n_lanes, panel;
+  };
+  /// How a factor's codes become the bytes of its plane.
+  struct FactorTable {
+    std::array<std::uint8_t, byte_values> bytes{};
+    std::array<bool, byte_values> is_special{};
+  };
+  static FactorTable table_of(const FactorPlane& plane, const Scheme* scheme);
+
+  bool pack_header(const Lanes& lanes, Scratch& scratch) const;
+  bool pack_plane(const Lanes& lanes, const QuantizedTensor& factor, const FactorPlane& plane,
+                  const FactorTable& table, Scratch& scratch) const;
+  void pack_coarse(const Lanes& lanes, const QuantizedTensor& coarse, const FactorPlane& plane,
+                   bool& is_finite) const;
+  void pack_integer_zeros(const Lanes& lanes) const;
+  void pack_tiles(const Lanes& lanes, Scratch& scratch) const;
   void unpack_vectors(std::span<const std::uint32_t> codes, std::span<std::uint8_t> row) const;
-  void pack_floats(std::int64_t panel, std::vector<std::uint32_t>& codes);
-  void fold_tile(const std::uint8_t* bytes, std::int64_t stride, std::byte* tile) const;
-  std::byte* panel_at(std::int64_t panel) { return out_.panels_.get() + panel * view_.panel_bytes; }
-  std::byte* mutable_chunk(std::int64_t panel, std::int64_t k) {
-    return panel_at(panel) + (chunk_at(view_, 0, k) - view_.panels);
-  }
-  std::int64_t chunk_bytes() const {
-    return view_.header_bytes + view_.chunk_k / tile_k * view_.tile_bytes;
-  }
-  bool is_float() const {
-    return view_.code == CodeKind::f32 || view_.code == CodeKind::f16 ||
-           view_.code == CodeKind::bf16;
-  }
-  std::int64_t integer_of(float number) const {
-    return static_cast<std::int64_t>(number / product_.unit);
+  bool pack_floats(const Lanes& lanes, Scratch& scratch) const;
+  std::byte* chunk(std::int64_t panel, std::int64_t k) const {
+    return panels_ + panel * view_.panel_bytes + k / view_.chunk_k * chunk_bytes_;
   }
 
-  const QuantizedTensor& w_;
-  PackedMatrix& out_;
-  PanelView& view_;
-  ProductScheme product_;
-  bool is_renumbered_ = false;                  // some code is not stored as it is
-  std::vector<std::uint8_t> renumber_;          // code without its signs -> dim stored bytes
-  std::vector<std::uint8_t> renumber_negated_;  // the same numbers negated
+  const PanelLayout& layout_;
+  const PanelView& view_;  // of the matrix: with the tables of its factors
+  const Code* code_;
+  std::byte* panels_;
+  std::int64_t chunk_bytes_;
+  FactorTable scale_, zero_;
+  int flip_ = -1;  // renumbering is an exclusive or with this byte; -1: it is a table
 };
 
-/// Integers: from the least value up when that takes no more bits than an index into the distinct
-/// numbers would, else the index. Other tables: the code itself.
-void Packer::choose_integers(std::vector<float> numbers) {
-  const Code& code = *w_.scheme.code;
-  const auto bits_of = [](std::size_t n_values) {
-    return std::max(1, static_cast<int>(std::bit_width(n_values - 1)));
-  };
-  // Distinct by bits, so that -0 survives where a code has one.
-  const auto order = [](float a, float b) {
-    return a < b || (a == b && std::signbit(a) && !std::signbit(b));
-  };
-  const bool has_minus_zero =
-      std::ranges::any_of(numbers, [](float n) { return n == 0 && std::signbit(n); });
-  std::ranges::sort(numbers, order);
-  std::vector<float> distinct;
-  for (const float number : numbers) {
-    if (distinct.empty() || order(distinct.back(), number)) distinct.push_back(number);
-  }
-  const int linear_bits = bits_of(static_cast<std::size_t>(product_.most - product_.least + 1));
-  const int lut_bits = bits_of(distinct.size());
-  const bool is_linear = !has_minus_zero && (linear_bits <= lut_bits || distinct.size() > max_lut);
-  view_.code = is_linear ? CodeKind::linear : CodeKind::lut;
-  view_.bits = is_linear ? linear_bits : lut_bits;
-  out_.values_.assign(byte_values, 0.0f);
-  out_.lut_.assign(max_lut, 0);
-  if (is_linear) {
-    for (int i = 0; i <= product_.most - product_.least; ++i) {
-      out_.values_[static_cast<std::size_t>(i)] =
-          product_.unit * static_cast<float>(i + product_.least);
-    }
-  }
-  for (std::size_t i = 0; !is_linear && i < distinct.size(); ++i) {
-    out_.values_[i] = distinct[i];
-    out_.lut_[i] = static_cast<std::uint8_t>(integer_of(distinct[i]) - product_.least);
-  }
-  const auto stored = [&](float number) {
-    if (is_linear) return static_cast<std::uint8_t>(integer_of(number) - product_.least);
-    return static_cast<std::uint8_t>(std::ranges::lower_bound(distinct, number, order) -
-                                     distinct.begin());
-  };
-  renumber_.clear();
-  for (const float value : code.values) {
-    renumber_.push_back(stored(value));
-    if (code.signs != 0) renumber_negated_.push_back(stored(-value));
+Packer::Packer(const PanelLayout& layout, std::byte* panels, const PackedMatrix& matrix)
+    : layout_(layout),
+      view_(matrix.view()),
+      code_(matrix.scheme().code),
+      panels_(panels),
+      chunk_bytes_(view_.header_bytes + view_.chunk_k / tile_k * view_.tile_bytes),
+      scale_(table_of(view_.scale, matrix.scheme().scale)),
+      zero_(table_of(view_.zero, matrix.scheme().zero)) {
+  if (layout.renumber.empty()) return;
+  flip_ = layout.renumber[0];
+  for (std::size_t i = 0; i < layout.renumber.size(); ++i) {
+    if (layout.renumber[i] != (i ^ static_cast<unsigned>(layout.renumber[0]))) flip_ = -1;
   }
 }
 
-Status Packer::choose_codes() {
-  const Code& code = *w_.scheme.code;
-  view_.unit = product_.unit;
-  view_.least = product_.least;
-  view_.wide = product_.most - product_.least > 127;
-  if (code.values.empty()) {
-    if (!is_plain_float(w_.scheme)) {
-      return Error("no kernel reads codes of " + std::string(code.name) + " under a scale");
+Packer::FactorTable Packer::table_of(const FactorPlane& plane, const Scheme* scheme) {
+  FactorTable table;
+  for (std::size_t i = 0; i < byte_values; ++i) {
+    table.bytes[i] = static_cast<std::uint8_t>(i);
+    if (plane.kind == FactorKind::table && plane.values != nullptr) {
+      table.is_special[i] = !std::isfinite(plane.values[i]);
     }
-    const FactorKind kind = float_kind(code);
-    view_.code = kind == FactorKind::f32   ? CodeKind::f32
-                 : kind == FactorKind::f16 ? CodeKind::f16
-                                           : CodeKind::bf16;
-    return ok();
-  }
-  if (product_.is_integer) {
-    if (w_.cols > max_integer_cols) {
-      return Error("a row of " + std::to_string(w_.cols) + " inputs in " + to_string(w_.scheme) +
-                   " is longer than the " + std::to_string(max_integer_cols) +
-                   " that int32 sums can hold");
+    if (plane.kind == FactorKind::two_level && i < scheme->code->values.size()) {
+      const auto sub = static_cast<std::int8_t>(scheme->code->values[i] / plane.unit);
+      table.bytes[i] = static_cast<std::uint8_t>(sub);
     }
-    std::vector<float> numbers(code.values.begin(), code.values.end());
-    if (code.signs != 0) {
-      for (const float value : code.values) numbers.push_back(-value);
-    }
-    choose_integers(std::move(numbers));
-    return ok();
   }
-  if (code.dim != 1 || code.signs != 0 || code.values.size() > byte_values) {
-    return Error("no kernel reads codes of " + std::string(code.name));
-  }
-  view_.code = CodeKind::table;
-  view_.bits = code.window;
-  out_.values_.assign(byte_values, 0.0f);
-  std::ranges::copy(code.values, out_.values_.begin());
-  view_.minifloat = find_minifloat(code.values);
-  for (std::size_t i = 0; i < code.values.size(); ++i) {
-    renumber_.push_back(static_cast<std::uint8_t>(i));
-  }
-  return ok();
+  return table;
 }
 
-/// A factor keeps its own precision where the bodies can read it, else it is decoded to f32.
-FactorPlane Packer::choose_plane(const QuantizedTensor& factor, bool two_level,
-                                 std::vector<float>& values) {
-  FactorPlane plane;
-  const Scheme& scheme = factor.scheme;
-  if (two_level) {
-    plane.kind = FactorKind::two_level;
-    plane.coarse_kind = float_kind(*scheme.scale->code);
-    return plane;
-  }
-  if (is_plain_float(scheme)) {
-    plane.kind = float_kind(*scheme.code);
-    return plane;
-  }
-  const bool one_scale = scheme.scale == nullptr || scheme.group == Group{0, 0};
-  if (scheme.code->dim == 1 && scheme.code->signs == 0 && scheme.zero == nullptr && one_scale &&
-      !scheme.code->values.empty() && scheme.code->values.size() <= byte_values) {
-    plane.kind = FactorKind::table;
-    values.assign(byte_values, 0.0f);
-    const float scale = factor.scale ? decode(*factor.scale).at(0) : 1.0f;
-    for (std::size_t i = 0; i < scheme.code->values.size(); ++i) {
-      const float value = scheme.code->values[i];
-      values[i] = factor.scale ? scale * value : value;
-    }
-  }
-  return plane;
+bool Packer::pack_panel(const QuantizedTensor& w, std::int64_t first_row, std::int64_t panel,
+                        Scratch& scratch) const {
+  const std::int64_t row = panel * panel_cols;
+  const Lanes lanes{w, row - first_row, std::min<std::int64_t>(panel_cols, view_.rows - row),
+                    panel};
+  if (layout_.is_float()) return pack_floats(lanes, scratch);
+  const bool is_finite = pack_header(lanes, scratch);
+  pack_tiles(lanes, scratch);
+  return is_finite;
 }
 
-Status Packer::choose_factors() {
-  view_.group_k = product_.group_k;
-  view_.has_scale = w_.scale != nullptr;
-  view_.zero_kind = product_.zero;
-  view_.zero_least = product_.zero_least;
-  if (view_.group_k == 0) return ok();
-  if (view_.group_k < min_group || !std::has_single_bit(static_cast<unsigned>(view_.group_k))) {
-    return Error("groups of " + std::to_string(view_.group_k) +
-                 " inputs have no kernel; groups of 16, 32, 64, 128, ... or whole rows do");
-  }
-  if (w_.scale) {
-    view_.scale = choose_plane(*w_.scale, product_.is_two_level, out_.scale_values_);
-    view_.scale.unit = product_.sub_unit;
-  }
-  if (w_.zero && view_.zero_kind != ZeroKind::integer) {
-    view_.zero = choose_plane(*w_.zero, product_.is_two_level, out_.zero_values_);
-    view_.zero.unit = product_.zero_sub_unit;
-  }
-  return ok();
-}
-
-/// Chunks start at 64-byte borders: they grow until their header fills whole cache lines.
-void Packer::lay_out() {
-  constexpr std::int64_t cache_line = 64, most_chunk_k = 512;
-  const std::int64_t padded_k = round_up(std::max<std::int64_t>(view_.cols, 1), tile_k);
-  const auto header = [&](std::int64_t chunk_k) {
-    std::int64_t offset = 0;
-    const auto place = [&](FactorPlane& plane) {
-      if (plane.kind == FactorKind::two_level) {
-        plane.coarse_offset = static_cast<int>(offset);
-        offset += bytes_of(plane.coarse_kind) * panel_cols;
-      }
-      plane.offset = static_cast<int>(offset);
-      offset += chunk_k / view_.group_k * bytes_of(plane.kind) * panel_cols;
-    };
-    if (view_.has_scale) place(view_.scale);
-    if (view_.zero_kind == ZeroKind::integer) {
-      view_.zero_offset = static_cast<int>(offset);
-      offset += chunk_k / view_.group_k * panel_cols;
-    } else if (view_.zero_kind != ZeroKind::none) {
-      place(view_.zero);
-    }
-    return offset;
-  };
-  if (view_.group_k == 0) {
-    view_.chunk_k = padded_k;
-    view_.header_bytes = 0;
-  } else {
-    view_.chunk_k = product_.is_two_level ? product_.super_k
-                                          : std::max<std::int64_t>(view_.group_k, 2 * tile_k);
-    while (!product_.is_two_level && header(view_.chunk_k) % cache_line != 0 &&
-           view_.chunk_k < most_chunk_k) {
-      view_.chunk_k *= 2;
-    }
-    view_.header_bytes = static_cast<int>(round_up(header(view_.chunk_k), cache_line));
-  }
-  const std::int64_t number_bits = view_.code == CodeKind::f32 ? 32 : is_float() ? 16 : view_.bits;
-  view_.tile_bytes = static_cast<int>(tile_k * panel_cols * number_bits / byte_bits);
-  const std::int64_t n_chunks = (padded_k + view_.chunk_k - 1) / view_.chunk_k;
-  view_.panel_bytes = n_chunks * view_.header_bytes + padded_k / tile_k * view_.tile_bytes;
-}
-
-void Packer::pack_row_factors() {
-  if (view_.group_k != 0) return;
-  const std::size_t padded = static_cast<std::size_t>(round_up(view_.rows, panel_cols));
-  const auto column = [&](const QuantizedTensor& factor) {
-    const std::vector<float> numbers = decode(factor);
-    std::vector<float> column(padded, 0.0f);
-    for (std::int64_t row = 0; row < view_.rows; ++row) {
-      column[static_cast<std::size_t>(row)] =
-          numbers[static_cast<std::size_t>(row / w_.group_rows() * factor.cols)];
-    }
-    return column;
-  };
-  if (w_.scale) out_.row_scale_ = column(*w_.scale);
-  if (w_.zero) out_.row_zero_ = column(*w_.zero);
-  if (view_.zero_kind == ZeroKind::integer) {
-    for (const float zero : out_.row_zero_) {
-      out_.row_zero_code_.push_back(static_cast<std::int32_t>(integer_of(zero)));
-    }
-  }
-}
-
-void Packer::pack_plane(const QuantizedTensor& factor, const FactorPlane& plane,
-                        std::int64_t panel) {
-  std::vector<float> numbers;
-  const std::int64_t n_lanes = std::min<std::int64_t>(panel_cols, view_.rows - panel * panel_cols);
-  const std::int64_t per_chunk = view_.chunk_k / view_.group_k;
-  std::vector<std::int8_t> subs;
-  if (plane.kind == FactorKind::two_level) {
-    for (const float value : factor.scheme.code->values) {
-      subs.push_back(static_cast<std::int8_t>(value / plane.unit));
-    }
-  }
-  for (std::int64_t lane = 0; lane < n_lanes; ++lane) {
-    const std::int64_t row = (panel * panel_cols + lane) / w_.group_rows();
-    if (plane.kind == FactorKind::f32) {
-      numbers.resize(static_cast<std::size_t>(factor.cols));
-      decode_rows(factor, row, 1, numbers);
-    }
-    std::vector<std::uint32_t> codes(static_cast<std::size_t>(factor.cols));
-    if (plane.kind != FactorKind::f32) factor.codes.unpack(row, 0, codes);
-    std::byte* chunk = mutable_chunk(panel, 0);
-    const std::size_t size = static_cast<std::size_t>(bytes_of(plane.kind));
-    for (std::int64_t first = 0; first < factor.cols; first += per_chunk, chunk += chunk_bytes()) {
-      std::byte* p = chunk + plane.offset + lane * static_cast<std::int64_t>(size);
-      const std::int64_t last = std::min(first + per_chunk, factor.cols);
-      for (std::int64_t group = first; group < last; ++group) {
-        const std::uint32_t code = codes[static_cast<std::size_t>(group)];
-        if (plane.kind == FactorKind::two_level) {
-          *p = static_cast<std::byte>(subs[code]);
-        } else if (plane.kind == FactorKind::f32) {
-          std::memcpy(p, &numbers[static_cast<std::size_t>(group)], size);
-        } else {
-          std::memcpy(p, &code, size);
-        }
-        p += panel_cols * static_cast<std::int64_t>(size);
-      }
-      if (plane.kind == FactorKind::two_level) {
-        const std::uint32_t coarse = factor.scale->codes.get(row, first / per_chunk);
-        std::memcpy(chunk + plane.coarse_offset + lane * bytes_of(plane.coarse_kind), &coarse,
-                    static_cast<std::size_t>(bytes_of(plane.coarse_kind)));
-      }
-    }
-  }
-}
-
-void Packer::pack_integer_zeros(std::int64_t panel) {
-  const std::int64_t n_lanes = std::min<std::int64_t>(panel_cols, view_.rows - panel * panel_cols);
-  for (std::int64_t lane = 0; lane < n_lanes; ++lane) {
-    const std::int64_t row = (panel * panel_cols + lane) / w_.group_rows();
-    for (std::int64_t group = 0; group < w_.zero->cols; ++group) {
-      float zero = 0;
-      w_.zero->scheme.code->look_up(w_.zero->codes.get(row, group), &zero);
-      const std::int64_t k = group * view_.group_k;
-      std::byte* p = mutable_chunk(panel, k) + view_.zero_offset +
-                     k % view_.chunk_k / view_.group_k * panel_cols + lane;
-      *p = static_cast<std::byte>(integer_of(zero) - view_.zero_least);
-    }
-  }
-}
-
-void Packer::pack_headers(std::int64_t panel) {
-  if (view_.group_k == 0) return;
+bool Packer::pack_header(const Lanes& lanes, Scratch& scratch) const {
+  if (view_.group_k == 0) return true;
   for (std::int64_t k = 0; k < view_.cols; k += view_.chunk_k) {
-    std::memset(mutable_chunk(panel, k), 0, static_cast<std::size_t>(view_.header_bytes));
+    std::memset(chunk(lanes.panel, k), 0, static_cast<std::size_t>(view_.header_bytes));
   }
-  if (w_.scale) pack_plane(*w_.scale, view_.scale, panel);
+  bool is_finite = true;
+  if (lanes.w.scale) {
+    is_finite = pack_plane(lanes, *lanes.w.scale, view_.scale, scale_, scratch);
+  }
   if (view_.zero_kind == ZeroKind::integer) {
-    pack_integer_zeros(panel);
-  } else if (w_.zero) {
-    pack_plane(*w_.zero, view_.zero, panel);
+    pack_integer_zeros(lanes);
+  } else if (lanes.w.zero) {
+    is_finite = pack_plane(lanes, *lanes.w.zero, view_.zero, zero_, scratch) && is_finite;
   }
+  return is_finite;
 }
 
-/// bytes: (16, stride) stored codes of one tile.
-void Packer::fold_tile(const std::uint8_t* bytes, std::int64_t stride, std::byte* tile) const {
-  std::uint8_t quads[quads_per_tile][row_bytes];
-  for (int quad = 0; quad < quads_per_tile; ++quad) {
-    for (int lane = 0; lane < panel_cols; ++lane) {
-      std::memcpy(&quads[quad][lane * quad_k], bytes + lane * stride + quad * quad_k, quad_k);
-    }
-  }
-  // Eight codes at a time: bits that a shift moves across a byte border are masked away.
-  using Word = std::uint64_t;
-  constexpr Word every_byte = 0x0101010101010101;
-  constexpr int words = static_cast<int>(row_bytes / sizeof(Word));
-  const auto word_at = [&](int quad, int word) {
-    Word bits = 0;
-    std::memcpy(&bits, &quads[quad][static_cast<std::size_t>(word) * sizeof(Word)], sizeof bits);
-    return bits;
+bool Packer::pack_plane(const Lanes& lanes, const QuantizedTensor& factor, const FactorPlane& plane,
+                        const FactorTable& table, Scratch& scratch) const {
+  const std::int64_t n_groups = factor.cols, per_chunk = view_.chunk_k / view_.group_k;
+  scratch.codes.resize(static_cast<std::size_t>(panel_cols * n_groups));
+  const auto codes_of = [&](std::int64_t lane) {
+    return std::span(scratch.codes)
+        .subspan(static_cast<std::size_t>(lane * n_groups), static_cast<std::size_t>(n_groups));
   };
-  const Planes planes = planes_of(view_.bits);
-  int shift = 0;
-  for (int i = 0; i < planes.n_planes; ++i) {
-    const int width = planes.widths[static_cast<std::size_t>(i)], per_byte = byte_bits / width;
-    const Word mask = every_byte * ((1u << width) - 1);
-    for (int first = 0; first < quads_per_tile; first += per_byte) {
-      Word row[words] = {};
-      for (int field = 0; field < per_byte; ++field) {
-        for (int word = 0; word < words; ++word) {
-          row[word] |= (word_at(first + field, word) >> shift & mask) << (field * width);
-        }
-      }
-      std::memcpy(tile, row, sizeof row);
-      tile += row_bytes;
+  bool is_finite = true;
+  for (std::int64_t lane = 0; lane < lanes.n_lanes; ++lane) {
+    const std::int64_t row = (lanes.first_row + lane) / lanes.w.group_rows();
+    const std::span<std::uint32_t> codes = codes_of(lane);
+    if (plane.kind == FactorKind::f32) {
+      scratch.numbers.resize(codes.size());
+      decode_rows(factor, row, 1, scratch.numbers);
+      std::memcpy(codes.data(), scratch.numbers.data(), codes.size_bytes());
+    } else {
+      factor.codes.unpack(row, 0, codes);
     }
-    shift += width;
+    if (plane.kind == FactorKind::table) {
+      for (const std::uint32_t code : codes) is_finite = is_finite && !table.is_special[code];
+    } else if (plane.kind != FactorKind::two_level) {
+      is_finite = is_finite && !has_special(codes, plane.kind);
+    }
+  }
+  // Group by group: 16 neighbours in the panel, one column of `codes`.
+  const auto write = [&]<class Stored>(Stored (*stored)(const FactorTable&, std::uint32_t)) {
+    for (std::int64_t group = 0; group < n_groups; ++group) {
+      const std::int64_t k = group * view_.group_k;
+      std::byte* p = chunk(lanes.panel, k) + plane.offset +
+                     group % per_chunk * panel_cols * static_cast<std::int64_t>(sizeof(Stored));
+      const std::uint32_t* code = scratch.codes.data() + group;
+      for (std::int64_t lane = 0; lane < lanes.n_lanes; ++lane, code += n_groups) {
+        const Stored number = stored(table, *code);
+        std::memcpy(p + lane * static_cast<std::int64_t>(sizeof number), &number, sizeof number);
+      }
+    }
+  };
+  switch (bytes_of(plane.kind)) {
+    case sizeof(std::uint32_t):
+      write(+[](const FactorTable&, std::uint32_t code) { return code; });
+      break;
+    case sizeof(std::uint16_t):
+      write(
+          +[](const FactorTable&, std::uint32_t code) { return static_cast<std::uint16_t>(code); });
+      break;
+    default:
+      write(+[](const FactorTable& bytes, std::uint32_t code) { return bytes.bytes[code]; });
+  }
+  if (plane.kind == FactorKind::two_level) pack_coarse(lanes, *factor.scale, plane, is_finite);
+  return is_finite;
+}
+
+/// The coarse factor of every chunk.
+void Packer::pack_coarse(const Lanes& lanes, const QuantizedTensor& coarse,
+                         const FactorPlane& plane, bool& is_finite) const {
+  const auto n_bytes = static_cast<std::size_t>(bytes_of(plane.coarse_kind));
+  const std::uint32_t special = special_bits(plane.coarse_kind);
+  for (std::int64_t lane = 0; lane < lanes.n_lanes; ++lane) {
+    const std::int64_t row = (lanes.first_row + lane) / lanes.w.group_rows();
+    std::byte* p = chunk(lanes.panel, 0) + plane.coarse_offset + lane * bytes_of(plane.coarse_kind);
+    for (std::int64_t i = 0; i < coarse.cols; ++i, p += chunk_bytes_) {
+      const std::uint32_t code = coarse.codes.get(row, i);
+      is_finite = is_finite && (code & special) != special;
+      std::memcpy(p, &code, n_bytes);
+    }
   }
 }
 
-void Packer::pack_tiles(std::int64_t panel, std::vector<std::uint8_t>& bytes,
-                        std::vector<std::uint32_t>& codes) {
-  const Code& code = *w_.scheme.code;
-  const std::int64_t stride = round_up(view_.cols, tile_k), n_codes = view_.cols / code.dim;
+void Packer::pack_integer_zeros(const Lanes& lanes) const {
+  const QuantizedTensor& zeros = *lanes.w.zero;
+  for (std::int64_t lane = 0; lane < lanes.n_lanes; ++lane) {
+    const std::int64_t row = (lanes.first_row + lane) / lanes.w.group_rows();
+    for (std::int64_t group = 0; group < zeros.cols; ++group) {
+      float zero = 0;
+      zeros.scheme.code->look_up(zeros.codes.get(row, group), &zero);
+      const std::int64_t k = group * view_.group_k;
+      std::byte* p = chunk(lanes.panel, k) + view_.zero_offset +
+                     k % view_.chunk_k / view_.group_k * panel_cols + lane;
+      *p = static_cast<std::byte>(static_cast<std::int64_t>(zero / view_.unit) - view_.zero_least);
+    }
+  }
+}
+
+void Packer::pack_tiles(const Lanes& lanes, Scratch& scratch) const {
+  const Code& code = *code_;
+  const std::int64_t stride = (view_.cols + tile_k - 1) / tile_k * tile_k;
   // Rows and inputs beyond the matrix meet zero activations or lanes that are not stored.
-  bytes.assign(static_cast<std::size_t>(panel_cols * stride), 0);
-  codes.resize(static_cast<std::size_t>(n_codes));
-  const std::int64_t n_lanes = std::min<std::int64_t>(panel_cols, view_.rows - panel * panel_cols);
-  for (std::int64_t lane = 0; lane < n_lanes; ++lane) {
-    const std::int64_t at = panel * panel_cols + lane;
-    const std::span row(&bytes[static_cast<std::size_t>(lane * stride)],
+  scratch.bytes.resize(static_cast<std::size_t>(panel_cols * stride));
+  if (lanes.n_lanes != panel_cols || stride != view_.cols) std::ranges::fill(scratch.bytes, 0);
+  scratch.codes.resize(static_cast<std::size_t>(view_.cols / code.dim));
+  for (std::int64_t lane = 0; lane < lanes.n_lanes; ++lane) {
+    const std::int64_t at = lanes.first_row + lane;
+    const std::span row(&scratch.bytes[static_cast<std::size_t>(lane * stride)],
                         static_cast<std::size_t>(view_.cols));
     if (code.dim == 1 && code.window <= byte_bits) {
-      w_.codes.unpack(at, 0, row);
-      if (!is_renumbered_) continue;
-      for (std::uint8_t& byte : row) byte = renumber_[byte];
+      lanes.w.codes.unpack(at, 0, row);
+      if (!layout_.is_renumbered) continue;
+      if (flip_ >= 0) {
+        const auto flip = static_cast<std::uint8_t>(flip_);
+        for (std::uint8_t& byte : row) byte = static_cast<std::uint8_t>(byte ^ flip);
+      } else {
+        for (std::uint8_t& byte : row) byte = layout_.renumber[byte];
+      }
     } else {
-      w_.codes.unpack(at, 0, codes);
-      unpack_vectors(codes, row);
+      lanes.w.codes.unpack(at, 0, scratch.codes);
+      unpack_vectors(scratch.codes, row);
     }
   }
+  const FoldTile fold = fold_tiles[static_cast<std::size_t>(view_.bits)];
   for (std::int64_t k = 0; k < stride; k += tile_k) {
-    std::byte* tile = mutable_chunk(panel, k) + view_.header_bytes +
-                      k % view_.chunk_k / tile_k * view_.tile_bytes;
-    fold_tile(bytes.data() + k, stride, tile);
+    std::byte* tile =
+        chunk(lanes.panel, k) + view_.header_bytes + k % view_.chunk_k / tile_k * view_.tile_bytes;
+    fold(scratch.bytes.data() + k, stride, tile);
   }
 }
 
@@ -571,16 +416,16 @@ void Packer::unpack_vectors(std::span<const std::uint32_t> codes,
     }
     return table;
   }();
-  const Code& code = *w_.scheme.code;
+  const Code& code = *code_;
   const std::size_t dim = static_cast<std::size_t>(code.dim);
   const int grid_bits = code.window - code.signs;
   std::uint8_t* out = row.data();
   for (const std::uint32_t bits : codes) {
     const std::size_t at = (bits & ((1u << grid_bits) - 1)) * dim;
     Word numbers = 0, negated = 0;
-    std::memcpy(&numbers, &renumber_[at], dim);
+    std::memcpy(&numbers, &layout_.renumber[at], dim);
     if (code.signs != 0) {
-      std::memcpy(&negated, &renumber_negated_[at], dim);
+      std::memcpy(&negated, &layout_.renumber_negated[at], dim);
       const Word mask = masks[bits >> grid_bits];
       numbers = (numbers & ~mask) | (negated & mask);
     }
@@ -589,73 +434,175 @@ void Packer::unpack_vectors(std::span<const std::uint32_t> codes,
   }
 }
 
-void Packer::pack_floats(std::int64_t panel, std::vector<std::uint32_t>& codes) {
-  const std::int64_t n_lanes = std::min<std::int64_t>(panel_cols, view_.rows - panel * panel_cols);
-  const std::size_t size = view_.code == CodeKind::f32 ? sizeof(float) : sizeof(std::uint16_t);
-  std::byte* out = panel_at(panel);
+bool Packer::pack_floats(const Lanes& lanes, Scratch& scratch) const {
+  const FactorKind kind = view_.code == CodeKind::f32   ? FactorKind::f32
+                          : view_.code == CodeKind::f16 ? FactorKind::f16
+                                                        : FactorKind::bf16;
+  std::byte* out = panels_ + lanes.panel * view_.panel_bytes;
   std::memset(out, 0, static_cast<std::size_t>(view_.panel_bytes));
-  codes.resize(static_cast<std::size_t>(view_.cols));
-  for (std::int64_t lane = 0; lane < n_lanes; ++lane) {
-    w_.codes.unpack(panel * panel_cols + lane, 0, codes);
-    for (std::size_t k = 0; k < codes.size(); ++k) {
-      std::memcpy(out + (k * panel_cols + static_cast<std::size_t>(lane)) * size, &codes[k], size);
+  scratch.codes.resize(static_cast<std::size_t>(view_.cols));
+  bool is_finite = true;
+  const auto write = [&]<class Stored>(std::int64_t lane, Stored) {
+    std::byte* p = out + lane * static_cast<std::int64_t>(sizeof(Stored));
+    for (const std::uint32_t code : scratch.codes) {
+      const auto number = static_cast<Stored>(code);
+      std::memcpy(p, &number, sizeof number);
+      p += panel_cols * sizeof number;
+    }
+  };
+  for (std::int64_t lane = 0; lane < lanes.n_lanes; ++lane) {
+    lanes.w.codes.unpack(lanes.first_row + lane, 0, scratch.codes);
+    is_finite = is_finite && !has_special(scratch.codes, kind);
+    if (kind == FactorKind::f32) {
+      write(lane, std::uint32_t{});
+    } else {
+      write(lane, std::uint16_t{});
     }
   }
+  return is_finite;
 }
 
-Status Packer::pack(ThreadPool& pool) {
-  out_.scheme_ = w_.scheme;
-  view_.rows = w_.rows;
-  view_.cols = w_.cols;
-  if (Status s = choose_codes(); !s) return s;
-  for (std::size_t i = 0; i < renumber_.size(); ++i) {
-    is_renumbered_ = is_renumbered_ || renumber_[i] != i;
+namespace {
+
+/// A factor that is constant along the row, for padded rows.
+std::vector<float> column_of(const QuantizedTensor& w, const QuantizedTensor& factor,
+                             std::int64_t padded_rows) {
+  const std::vector<float> numbers = decode(factor);
+  std::vector<float> column(static_cast<std::size_t>(padded_rows), 0.0f);
+  for (std::int64_t row = 0; row < w.rows; ++row) {
+    column[static_cast<std::size_t>(row)] =
+        numbers[static_cast<std::size_t>(row / w.group_rows() * factor.cols)];
   }
-  if (Status s = choose_factors(); !s) return s;
-  lay_out();
-  pack_row_factors();
-  const std::int64_t n_panels = (view_.rows + panel_cols - 1) / panel_cols;
-  const std::size_t n_bytes = static_cast<std::size_t>(n_panels * view_.panel_bytes);
-  out_.panels_.reset(new (std::align_val_t{64}) std::byte[std::max<std::size_t>(n_bytes, 1)]);
-  view_.panels = out_.panels_.get();
-  view_.lut = out_.lut_.data();
-  view_.values = out_.values_.data();
-  view_.scale.values = out_.scale_values_.data();
-  view_.zero.values = out_.zero_values_.data();
-  view_.row_scale = out_.row_scale_.empty() ? nullptr : out_.row_scale_.data();
-  view_.row_zero = out_.row_zero_.empty() ? nullptr : out_.row_zero_.data();
-  view_.row_zero_code = out_.row_zero_code_.empty() ? nullptr : out_.row_zero_code_.data();
-  if (view_.zero_kind == ZeroKind::product && view_.row_zero != nullptr) {
-    for (std::size_t i = 0; i < out_.row_zero_.size(); ++i) {
-      const float scale = view_.row_scale == nullptr ? 1.0f : out_.row_scale_[i];
-      out_.row_product_.push_back(-(scale * out_.row_zero_[i]));
+  return column;
+}
+
+/// The numbers of a factor stored as a byte: its code's, under its one scale.
+std::vector<float> values_of(const QuantizedTensor& factor) {
+  std::vector<float> values(byte_values, 0.0f);
+  const std::span<const float> code_values = factor.scheme.code->values;
+  const float scale = factor.scale ? decode(*factor.scale).at(0) : 1.0f;
+  for (std::size_t i = 0; i < code_values.size(); ++i) {
+    values[i] = factor.scale ? scale * code_values[i] : code_values[i];
+  }
+  return values;
+}
+
+}  // namespace
+
+void PackedMatrix::assemble(PanelLayout layout, std::shared_ptr<const std::byte> panels) {
+  values_ = std::move(layout.values);
+  lut_ = std::move(layout.lut);
+  n_panels_bytes_ = layout.panels_bytes();
+  panels_ = std::move(panels);
+  view_ = layout.view;
+  view_.panels = panels_.get();
+  view_.lut = lut_.data();
+  view_.values = values_.data();
+  view_.scale.values = scale_values_.data();
+  view_.zero.values = zero_values_.data();
+  const auto pointer = [](const auto& numbers) {
+    return numbers.empty() ? nullptr : numbers.data();
+  };
+  if (view_.zero_kind == ZeroKind::integer) {
+    for (const float zero : row_zero_) {
+      row_zero_code_.push_back(static_cast<std::int32_t>(zero / view_.unit));
     }
   }
-  view_.row_add = view_.zero_kind == ZeroKind::product ? out_.row_product_.data() : view_.row_zero;
-  if (view_.zero_kind == ZeroKind::integer || view_.row_zero == nullptr) view_.row_add = nullptr;
-  constexpr std::int64_t panels_per_chunk = 4;
-  pool.parallel_for(n_panels, panels_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
-    std::vector<std::uint8_t> bytes;
-    std::vector<std::uint32_t> codes;
-    for (std::int64_t panel = first; panel < last; ++panel) {
-      pack_headers(panel);
-      if (is_float()) {
-        pack_floats(panel, codes);
-      } else {
-        pack_tiles(panel, bytes, codes);
-      }
+  if (view_.zero_kind == ZeroKind::product) {
+    for (std::size_t i = 0; i < row_zero_.size(); ++i) {
+      row_product_.push_back(-((row_scale_.empty() ? 1.0f : row_scale_[i]) * row_zero_[i]));
     }
-  });
-  out_.n_bytes_ = static_cast<std::int64_t>(
-      n_bytes + sizeof(float) * (out_.row_scale_.size() + out_.row_zero_.size() +
-                                 out_.row_zero_code_.size() + out_.row_product_.size()));
-  return ok();
+  }
+  view_.row_scale = pointer(row_scale_);
+  view_.row_zero = pointer(row_zero_);
+  view_.row_zero_code = pointer(row_zero_code_);
+  view_.row_add = view_.zero_kind == ZeroKind::product   ? pointer(row_product_)
+                  : view_.zero_kind == ZeroKind::integer ? nullptr
+                                                         : view_.row_zero;
+}
+
+std::int64_t PackedMatrix::n_bytes() const {
+  const std::size_t n_factors =
+      row_scale_.size() + row_zero_.size() + row_zero_code_.size() + row_product_.size();
+  return n_panels_bytes_ + static_cast<std::int64_t>(sizeof(float) * n_factors);
+}
+
+PackedParts PackedMatrix::parts() const {
+  return {.panels = {panels_.get(), static_cast<std::size_t>(n_panels_bytes_)},
+          .row_scale = row_scale_,
+          .row_zero = row_zero_,
+          .scale_values = scale_values_,
+          .zero_values = zero_values_};
+}
+
+Result<PackedMatrix> PackedMatrix::of_parts(const Scheme& scheme, std::int64_t rows,
+                                            std::int64_t cols, const PackedParts& parts,
+                                            std::shared_ptr<const void> owner) {
+  auto layout = lay_out_panels(scheme, rows, cols);
+  if (!layout) return std::move(layout).error();
+  const PanelView& view = layout->view;
+  const auto is_whole = [](std::span<const float> numbers, bool is_there, std::size_t n) {
+    return numbers.size() == (is_there ? n : 0);
+  };
+  const auto padded = static_cast<std::size_t>(layout->padded_rows());
+  const bool is_row = view.group_k == 0, has_zero = view.zero_kind != ZeroKind::none;
+  const bool fits =
+      static_cast<std::int64_t>(parts.panels.size()) == layout->panels_bytes() &&
+      reinterpret_cast<std::uintptr_t>(parts.panels.data()) %
+              static_cast<std::size_t>(panel_alignment) ==
+          0 &&
+      is_whole(parts.row_scale, is_row && view.has_scale, padded) &&
+      is_whole(parts.row_zero, is_row && has_zero && rows * cols != 0, padded) &&
+      is_whole(parts.scale_values, view.scale.kind == FactorKind::table, byte_values) &&
+      is_whole(parts.zero_values, view.zero.kind == FactorKind::table, byte_values);
+  if (!fits) {
+    return Error("the packed form of a " + std::to_string(rows) + " x " + std::to_string(cols) +
+                 " matrix in " + to_string(scheme) + " has other parts");
+  }
+  PackedMatrix matrix;
+  matrix.scheme_ = scheme;
+  const auto copy = [](std::span<const float> numbers) {
+    return std::vector<float>(numbers.begin(), numbers.end());
+  };
+  matrix.row_scale_ = copy(parts.row_scale);
+  matrix.row_zero_ = copy(parts.row_zero);
+  matrix.scale_values_ = copy(parts.scale_values);
+  matrix.zero_values_ = copy(parts.zero_values);
+  matrix.assemble(*std::move(layout),
+                  std::shared_ptr<const std::byte>(std::move(owner), parts.panels.data()));
+  return matrix;
 }
 
 Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool) {
-  PackedMatrix packed;
-  if (Status s = Packer(w, packed).pack(pool); !s) return std::move(s).error();
-  return packed;
+  auto layout = lay_out_panels(w.scheme, w.rows, w.cols);
+  if (!layout) return std::move(layout).error();
+  const PanelView& view = layout->view;
+  PackedMatrix matrix;
+  matrix.scheme_ = w.scheme;
+  if (view.group_k == 0) {
+    if (w.scale) matrix.row_scale_ = column_of(w, *w.scale, layout->padded_rows());
+    if (w.zero) matrix.row_zero_ = column_of(w, *w.zero, layout->padded_rows());
+  }
+  if (view.scale.kind == FactorKind::table) matrix.scale_values_ = values_of(*w.scale);
+  if (view.zero.kind == FactorKind::table) matrix.zero_values_ = values_of(*w.zero);
+  const auto n_bytes = static_cast<std::size_t>(std::max<std::int64_t>(layout->panels_bytes(), 1));
+  std::shared_ptr<std::byte> panels(new (panel_alignment) std::byte[n_bytes],
+                                    [](std::byte* p) { ::operator delete[](p, panel_alignment); });
+  matrix.assemble(*layout, panels);
+  const Packer packer(*layout, panels.get(), matrix);
+  std::atomic<bool> is_finite = all_finite(matrix.row_scale_) && all_finite(matrix.row_zero_);
+  constexpr std::int64_t panels_per_chunk = 4;
+  pool.parallel_for(layout->n_panels(), panels_per_chunk,
+                    [&](std::int64_t first, std::int64_t last, int) {
+                      Packer::Scratch scratch;
+                      for (std::int64_t panel = first; panel < last; ++panel) {
+                        if (!packer.pack_panel(w, 0, panel, scratch)) {
+                          is_finite.store(false, std::memory_order_relaxed);
+                        }
+                      }
+                    });
+  matrix.is_finite_ = is_finite.load();
+  return matrix;
 }
 
 void unpack_row(const PackedMatrix& w, std::int64_t row, float* out) {

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "lowbit/base/result.h"
@@ -25,27 +26,49 @@
 
 namespace lowbit {
 
+struct PanelLayout;
+
+/// What a packed matrix holds beyond what its scheme and shape say: what a pack cache keeps.
+struct PackedParts {
+  std::span<const std::byte> panels;                 // 64-byte aligned
+  std::span<const float> row_scale, row_zero;        // (rows padded to 16), or empty
+  std::span<const float> scale_values, zero_values;  // (256) numbers of one-byte factors, or empty
+};
+
+/// Changes whenever the bytes of panels change: pack caches of another version are not used.
+inline constexpr std::uint32_t packed_layout_version = 1;
+
 class PackedMatrix {
  public:
   PackedMatrix() = default;
+  PackedMatrix(PackedMatrix&&) = default;
+  PackedMatrix& operator=(PackedMatrix&&) = default;
+
+  /// A matrix whose panels stay where they are (a mapped file); `owner` keeps them alive. Errors:
+  /// parts of other sizes than the scheme and the shape ask for.
+  static Result<PackedMatrix> of_parts(const Scheme& scheme, std::int64_t rows, std::int64_t cols,
+                                       const PackedParts& parts, std::shared_ptr<const void> owner);
 
   std::int64_t rows() const { return view_.rows; }  // outputs N
   std::int64_t cols() const { return view_.cols; }  // inputs K
   const Scheme& scheme() const { return scheme_; }
   /// Memory the kernels read, padding included.
-  std::int64_t n_bytes() const { return n_bytes_; }
+  std::int64_t n_bytes() const;
   const PanelView& view() const { return view_; }
+  PackedParts parts() const;
+  /// False when a scale, a zero or a plain float among the numbers is NaN or infinite.
+  bool is_finite() const { return is_finite_; }
 
  private:
-  friend class Packer;
+  friend Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool);
+  /// Takes the tables of the layout and sets every pointer of the view.
+  void assemble(PanelLayout layout, std::shared_ptr<const std::byte> panels);
 
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
   Scheme scheme_;
   PanelView view_;  // its pointers lead to the members below, whose heap addresses never change
-  std::int64_t n_bytes_ = 0;
-  std::unique_ptr<std::byte[], Free> panels_;
+  std::shared_ptr<const std::byte> panels_;
+  std::int64_t n_panels_bytes_ = 0;
+  bool is_finite_ = true;
   std::vector<float> row_scale_, row_zero_, row_product_;
   std::vector<std::int32_t> row_zero_code_;
   std::vector<float> values_, scale_values_, zero_values_;
