@@ -147,7 +147,8 @@ Status check(const Options& options) {
 Result<std::unique_ptr<LoadedModel>> model_of(const Options& options, const Recipe& recipe,
                                               ThreadPool& pool) {
   if (!options.shape.empty()) return load_shape(options.shape, recipe, pool, options.model.verbose);
-  return load_model(options.model.model, recipe, pool, options.model.verbose);
+  return load_model(options.model.model, recipe, pool, options.model.verbose,
+                    options.model.pack_cache);
 }
 
 /// The rows of a model, and what stands above them.
@@ -268,6 +269,7 @@ void add_bench(CLI::App& parser, Context& context) {
                     "one JSON object on stdout, with llama-bench's keys too");
   add_kernel_bench_options(*command, options->kernels);
   add_recipe_option(*command, options->model);
+  add_pack_cache_option(*command, options->model);
   add_thread_option(*command, options->model);
   command->footer(
       "Examples:\n  lowbit bench\n  lowbit bench -m model.gguf -p 512 -n 64 -t 1\n  lowbit bench "

@@ -90,11 +90,13 @@ Exit run(const Options& options) {
   if (!text) return fail(text.error());
   watch_interrupts();
   const auto pool = make_pool(options.model);
-  auto model = load_model(options.model.model, *recipe, *pool, options.model.verbose);
+  auto model = load_model(options.model.model, *recipe, *pool, options.model.verbose,
+                          options.model.pack_cache);
   if (!model) return fail(model.error());
   std::unique_ptr<LoadedModel> reference;
   if (!options.reference.empty()) {
-    auto loaded = load_model(options.reference, exact_recipe(), *pool, options.model.verbose);
+    auto loaded = load_model(options.reference, exact_recipe(), *pool, options.model.verbose,
+                             options.model.pack_cache);
     if (!loaded) return fail(loaded.error());
     reference = std::move(*loaded);
   }
@@ -141,6 +143,7 @@ void add_eval(CLI::App& parser, Context& context) {
                       "exit code 3 if the mean KL divergence is above this");
   command->add_flag("--json", options->json, "one JSON object on stdout");
   add_recipe_option(*command, options->model);
+  add_pack_cache_option(*command, options->model);
   add_thread_option(*command, options->model);
   command->footer(
       "Examples:\n"

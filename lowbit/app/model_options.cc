@@ -30,6 +30,11 @@ void add_recipe_option(CLI::App& command, ModelOptions& options) {
       "w= re-quantizes at load, what is left out keeps its default");
 }
 
+void add_pack_cache_option(CLI::App& command, ModelOptions& options) {
+  command.add_flag("--pack-cache", options.pack_cache,
+                   "keep the packed weights in a file beside the model and map it next time");
+}
+
 std::unique_ptr<ThreadPool> make_pool(const ModelOptions& options) {
   ThreadCount count = default_thread_count();
   if (options.n_threads > 0) count = {options.n_threads, "as asked for"};
@@ -38,12 +43,16 @@ std::unique_ptr<ThreadPool> make_pool(const ModelOptions& options) {
 }
 
 Result<std::unique_ptr<LoadedModel>> load_model(const std::string& path, const Recipe& recipe,
-                                                ThreadPool& pool, bool verbose) {
+                                                ThreadPool& pool, bool verbose, bool pack_cache) {
   auto file = ModelFile::open(path);
   if (!file) return std::move(file).error();
+  return load_model(*file, recipe, pool, verbose, pack_cache);
+}
+
+Result<std::unique_ptr<LoadedModel>> load_model(const ModelFile& file, const Recipe& recipe,
+                                                ThreadPool& pool, bool verbose, bool pack_cache) {
   LoadOptions options;
-  options.activations = recipe.activations;
-  Progress progress(fmt::format("loading {}", path));
+  Progress progress(fmt::format("loading {}", file.path()));
   options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
     return progress(n_done, n_total);
   };
@@ -52,9 +61,15 @@ Result<std::unique_ptr<LoadedModel>> load_model(const std::string& path, const R
     if (!transform) return std::move(transform).error();
     options.transform = std::move(*transform);
   }
-  auto model = LoadedModel::load(*file, recipe, pool, std::move(options));
-  if (!model) return std::move(model).error().in(path);
+  auto model = LoadedModel::load(file, recipe, pool, std::move(options), pack_cache);
+  if (!model) return std::move(model).error().in(file.path());
   if (interrupted()) return Error("interrupted");
+  for (const auto& [text, is_warning] : (*model)->notes()) {
+    if (is_warning)
+      spdlog::warn("{}", text);
+    else if (verbose)
+      spdlog::info("{}", text);
+  }
   if (verbose) {
     for (const std::string& line : (*model)->describe()) spdlog::info("{}", line);
   }

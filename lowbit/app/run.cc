@@ -61,9 +61,9 @@ class Session {
     session->pool_ = make_pool(options.model);
     // Started together with the loading: the time to the first token counts from here.
     session->start_ = Clock::now();
+    auto file = ModelFile::open(options.model.model);
+    if (!file) return std::move(file).error();
     if (!options.raw) {
-      auto file = ModelFile::open(options.model.model);
-      if (!file) return std::move(file).error();
       const std::string source = file->chat_template();
       if (source.empty()) {
         return Error(fmt::format("{} has no chat template; use --raw to complete a prompt as it is",
@@ -73,7 +73,8 @@ class Session {
       if (!parsed) return std::move(parsed).error().in(file->path());
       session->template_.emplace(std::move(*parsed));
     }
-    auto model = load_model(options.model.model, *recipe, *session->pool_, options.model.verbose);
+    auto model = load_model(*file, *recipe, *session->pool_, options.model.verbose,
+                            options.model.pack_cache);
     if (!model) return std::move(model).error();
     session->model_ = std::move(*model);
     EngineOptions engine_options;
@@ -305,6 +306,7 @@ void add_run(CLI::App& parser, Context& context) {
   command->add_flag("--json", options->json,
                     "one JSON object on stdout instead of the streamed text");
   add_recipe_option(*command, options->model);
+  add_pack_cache_option(*command, options->model);
   add_thread_option(*command, options->model);
   command->footer(
       "Examples:\n"

@@ -107,6 +107,11 @@ class Backend {
   /// scheme cannot take these activations.
   virtual Result<std::unique_ptr<Weight>> pack(const QuantizedTensor& tensor,
                                                std::optional<Activations> activations) = 0;
+  /// The same from panels that were packed before (a pack cache).
+  virtual Result<std::unique_ptr<Weight>> adopt(PackedMatrix packed,
+                                                std::optional<Activations> activations) = 0;
+  /// What a pack cache keeps of a weight; null on devices with another packed form.
+  virtual const PackedMatrix* packed_form(const Weight& weight) const = 0;
   /// What multiplies this matrix with n_tokens rows, for people to read.
   virtual std::string kernel_name(const Weight& weight, std::int64_t n_tokens) const = 0;
   /// The memory is the system's until a page is first used.

@@ -102,17 +102,29 @@ class CpuBackend final : public Backend {
                                        std::optional<Activations> activations) override {
     auto packed = lowbit::pack(tensor, pool_);
     if (!packed) return std::move(packed).error();
+    if (!packed->is_finite()) {
+      return Error("holds a number or a scale that is not finite; the file is damaged");
+    }
+    return adopt(*std::move(packed), activations);
+  }
+
+  Result<std::unique_ptr<Weight>> adopt(PackedMatrix packed,
+                                        std::optional<Activations> activations) override {
     auto weight = std::make_unique<CpuWeight>();
-    weight->packed = *std::move(packed);
-    weight->activations = activations.value_or(default_activations(tensor.scheme));
+    weight->packed = std::move(packed);
+    weight->rows = weight->packed.rows();
+    weight->cols = weight->packed.cols();
+    weight->n_bytes = weight->packed.n_bytes();
+    weight->scheme = weight->packed.scheme();
+    weight->activations = activations.value_or(default_activations(weight->scheme));
     if (auto checked = check_activations(weight->packed, weight->activations); !checked) {
       return std::move(checked).error();
     }
-    weight->rows = tensor.rows;
-    weight->cols = tensor.cols;
-    weight->n_bytes = weight->packed.n_bytes();
-    weight->scheme = tensor.scheme;
     return std::unique_ptr<Weight>(std::move(weight));
+  }
+
+  const PackedMatrix* packed_form(const Weight& weight) const override {
+    return &on_cpu(weight).packed;
   }
 
   std::string kernel_name(const Weight& weight, std::int64_t n_tokens) const override {

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lowbit/base/mapped_file.h"
 #include "lowbit/base/result.h"
 #include "lowbit/base/thread_pool.h"
 #include "lowbit/formats/quantized_tensor.h"
@@ -44,6 +45,8 @@ class Checkpoint {
   virtual Result<QuantizedTensor> load(std::size_t index, ThreadPool* pool) const = 0;
   /// The tensor's file pages leave resident memory: for use after packing.
   virtual void drop_pages(std::size_t index) const = 0;
+  /// What the tensors are in, in order: for hashing.
+  virtual std::vector<const MappedFile*> files() const = 0;
   /// All files together.
   virtual std::int64_t file_bytes() const = 0;
   /// The whole text of a file beside the tensors (config.json, tokenizer.json); an error names the

@@ -500,6 +500,11 @@ class GgufCheckpoint final : public Checkpoint {
     entries_[index].file->mapped.drop_pages(
         entries_[index].file->bytes_of(*entries_[index].tensor));
   }
+  std::vector<const MappedFile*> files() const override {
+    std::vector<const MappedFile*> mapped;
+    for (const auto& file : files_) mapped.push_back(&file.mapped);
+    return mapped;
+  }
   std::int64_t file_bytes() const override {
     std::size_t n_bytes = 0;
     for (const File& file : files_) n_bytes += file.mapped.bytes().size();

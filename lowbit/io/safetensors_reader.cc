@@ -168,6 +168,11 @@ class SafetensorsCheckpoint final : public Checkpoint {
       entries_[index].file->mapped.drop_pages(plane->bytes);
     }
   }
+  std::vector<const MappedFile*> files() const override {
+    std::vector<const MappedFile*> mapped;
+    for (const auto& file : files_) mapped.push_back(&file.mapped);
+    return mapped;
+  }
   std::int64_t file_bytes() const override {
     std::size_t n_bytes = 0;
     for (const auto& file : files_) n_bytes += file.mapped.bytes().size();

@@ -2,43 +2,121 @@
 #include "lowbit/runtime/loaded_model.h"
 
 #include <algorithm>
+#include <chrono>
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "lowbit/backend/cpu_backend.h"
+#include "lowbit/backend/pack_cache.h"
 
 namespace lowbit {
 
-Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const ModelFile& file, const Recipe& recipe,
-                                                       ThreadPool& pool, LoadOptions options) {
-  auto tokenizer_data = file.tokenizer();
-  if (!tokenizer_data) return std::move(tokenizer_data).error();
-  auto tokenizer = Tokenizer::create(*std::move(tokenizer_data));
+namespace {
+
+Result<Tokenizer> load_tokenizer(const ModelFile& file) {
+  auto data = file.tokenizer();
+  if (!data) return std::move(data).error();
+  auto tokenizer = Tokenizer::create(*std::move(data));
   if (!tokenizer) return std::move(tokenizer).error().in("tokenizer");
   if (tokenizer->n_vocab() > file.config().n_vocab) {
     return Error(fmt::format("the tokenizer has {} tokens, the model only {}", tokenizer->n_vocab(),
                              file.config().n_vocab));
   }
-  auto model = load(*tensors_of(file, pool), recipe, pool, std::move(options));
-  if (!model) return std::move(model).error();
-  (*model)->tokenizer_ = std::make_unique<Tokenizer>(*std::move(tokenizer));
+  return tokenizer;
+}
+
+std::string megabytes_in(std::int64_t n_bytes, std::chrono::steady_clock::time_point start) {
+  const std::chrono::duration<double, std::milli> elapsed =
+      std::chrono::steady_clock::now() - start;
+  return fmt::format("{:.0f} MB in {:.0f} ms", static_cast<double>(n_bytes) * 1e-6,
+                     elapsed.count());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::create(const Recipe& recipe, ThreadPool& pool) {
+  std::unique_ptr<LoadedModel> model(new LoadedModel);
+  auto backend = make_cpu_backend(pool);
+  if (!backend) return std::move(backend).error();
+  model->backend_ = *std::move(backend);
+  model->recipe_ = recipe;
+  return model;
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const ModelFile& file, const Recipe& recipe,
+                                                       ThreadPool& pool, LoadOptions options,
+                                                       bool pack_cache) {
+  auto model = create(recipe, pool);
+  if (!model) return model;
+  options.activations = recipe.activations;
+  // The vocabulary is indexed by one thread, while the team packs.
+  std::optional<Result<Tokenizer>> tokenizer;
+  std::thread tokenizer_thread([&] { tokenizer.emplace(load_tokenizer(file)); });
+  const Status loaded = pack_cache ? (*model)->load_weights_cached(file, pool, std::move(options))
+                                   : (*model)->load_weights_of(*tensors_of(file, pool), options);
+  tokenizer_thread.join();
+  if (!*tokenizer) return std::move(*tokenizer).error();
+  if (!loaded) return Error(loaded.error());
+  (*model)->tokenizer_ = std::make_unique<Tokenizer>(**std::move(tokenizer));
   return model;
 }
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const TensorSource& tensors,
                                                        const Recipe& recipe, ThreadPool& pool,
                                                        LoadOptions options) {
-  std::unique_ptr<LoadedModel> model(new LoadedModel);
-  auto backend = make_cpu_backend(pool);
-  if (!backend) return std::move(backend).error();
+  auto model = create(recipe, pool);
+  if (!model) return model;
   options.activations = recipe.activations;
-  auto weights = load_weights(tensors, **backend, options);
-  if (!weights) return std::move(weights).error();
-  model->backend_ = *std::move(backend);
-  model->weights_ = *std::move(weights);
-  model->recipe_ = recipe;
+  if (Status loaded = (*model)->load_weights_of(tensors, options); !loaded) {
+    return std::move(loaded).error();
+  }
   return model;
+}
+
+Status LoadedModel::load_weights_of(const TensorSource& tensors, const LoadOptions& options) {
+  auto weights = load_weights(tensors, *backend_, options);
+  if (!weights) return std::move(weights).error();
+  weights_ = *std::move(weights);
+  return ok();
+}
+
+Status LoadedModel::load_weights_cached(const ModelFile& file, ThreadPool& pool,
+                                        LoadOptions options) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  const std::string path = pack_cache_path(file.path());
+  const PackCacheKey key{content_hash(file.checkpoint().files(), pool),
+                         recipe_.weights.value_or("")};
+  auto cache = PackCache::open(path, key, pool);
+  const bool is_there = cache && cache->has_value();
+  if (is_there) {
+    options.packed = &**cache;
+    notes_.push_back({fmt::format("pack cache {}: mapped and checked, {}", path,
+                                  megabytes_in((*cache)->file_bytes(), start))});
+  } else if (!cache) {
+    notes_.push_back({fmt::format("pack cache: {}; it is written anew", cache.error().message()),
+                      /*is_warning=*/true});
+  }
+  std::vector<NamedMatrix> matrices;
+  options.on_matrix = [&](const std::string& name, const Weight& weight) {
+    const PackedMatrix* matrix = backend_->packed_form(weight);
+    if (matrix != nullptr) matrices.push_back({name, matrix});
+  };
+  if (Status loaded = load_weights_of(*tensors_of(file, pool), options); !loaded || is_there)
+    return loaded;
+  const auto packed = Clock::now();
+  const auto n_bytes = write_pack_cache(path, key, matrices, pool);
+  if (n_bytes) {
+    notes_.push_back(
+        {fmt::format("pack cache {}: written, {}", path, megabytes_in(*n_bytes, packed))});
+  } else {
+    notes_.push_back({fmt::format("no pack cache: {}", n_bytes.error().message()),
+                      /*is_warning=*/true});
+  }
+  return ok();
 }
 
 std::vector<std::string> LoadedModel::describe() const {

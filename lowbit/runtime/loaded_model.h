@@ -19,12 +19,19 @@ namespace lowbit {
 
 class LoadedModel {
  public:
+  struct Note {
+    std::string text;
+    bool is_warning = false;
+  };
   /// `pool` must outlive the model; the file is needed only while loading. Re-quantization (w= in
   /// the recipe) is the caller's: it comes as options.transform. Errors: no tokenizer, weights that
   /// do not fit the architecture, activations a tensor cannot take, an instruction set that is not
   /// there.
+  /// With pack_cache the packed matrices are taken from the file beside the model, which is written
+  /// when it cannot be used; notes() says which.
   static Result<std::unique_ptr<LoadedModel>> load(const ModelFile& file, const Recipe& recipe,
-                                                   ThreadPool& pool, LoadOptions options);
+                                                   ThreadPool& pool, LoadOptions options,
+                                                   bool pack_cache = false);
   /// A model of tensors alone, for measuring: tokens are ids, tokenizer() must not be called.
   static Result<std::unique_ptr<LoadedModel>> load(const TensorSource& tensors,
                                                    const Recipe& recipe, ThreadPool& pool,
@@ -34,6 +41,8 @@ class LoadedModel {
   const ModelWeights& weights() const { return weights_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const Recipe& recipe() const { return recipe_; }
+  /// What happened to the pack cache, for people to read.
+  const std::vector<Note>& notes() const { return notes_; }
   /// One line for each kind of matrix: how many, scheme, activations, the kernels that run it.
   std::vector<std::string> describe() const;
   KvShape kv_shape() const {
@@ -43,10 +52,16 @@ class LoadedModel {
 
  private:
   LoadedModel() = default;
+  /// Without weights and tokenizer yet.
+  static Result<std::unique_ptr<LoadedModel>> create(const Recipe& recipe, ThreadPool& pool);
+  Status load_weights_of(const TensorSource& tensors, const LoadOptions& options);
+  Status load_weights_cached(const ModelFile& file, ThreadPool& pool, LoadOptions options);
+
   std::unique_ptr<Backend> backend_;
   ModelWeights weights_;
   std::unique_ptr<Tokenizer> tokenizer_;
   Recipe recipe_;
+  std::vector<Note> notes_;
 };
 
 /// The recipe of a teacher: nothing but the stored weights loses anything.

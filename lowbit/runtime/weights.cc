@@ -110,20 +110,33 @@ Status bind_vector(const QuantizedTensor& tensor, std::unique_ptr<Tensor>& out, 
   return ok();
 }
 
+std::optional<Activations> activations_of(const Wanted& want, const LoadOptions& options) {
+  return want.takes_activations ? options.activations : std::nullopt;
+}
+
+/// A matrix of the pack cache; false when it is not there.
+Result<bool> adopt_matrix(const Wanted& want, Backend& backend, const LoadOptions& options) {
+  if (options.packed == nullptr) return false;
+  auto found = options.packed->find(want.name);
+  if (!found || found->rows() != want.shape.rows || found->cols() != want.shape.cols) return false;
+  auto weight = backend.adopt(*std::move(found), activations_of(want, options));
+  if (!weight) return std::move(weight).error();
+  *want.matrix = *std::move(weight);
+  return true;
+}
+
 Status bind_matrix(const Wanted& want, QuantizedTensor tensor, Backend& backend,
                    const LoadOptions& options) {
-  if (!has_finite_scales(tensor)) {
-    return Error("has a scale that is not finite; the file is damaged");
-  }
   if (options.transform) {
+    if (!has_finite_scales(tensor)) {
+      return Error("has a scale that is not finite; the file is damaged");
+    }
     auto transformed = options.transform(want.name, std::move(tensor));
     if (!transformed) return std::move(transformed).error();
     tensor = *std::move(transformed);
     LOWBIT_ASSERT(tensor.rows == want.shape.rows && tensor.cols == want.shape.cols);
   }
-  const auto activations =
-      want.takes_activations ? options.activations : std::optional<Activations>();
-  auto packed = backend.pack(tensor, activations);
+  auto packed = backend.pack(tensor, activations_of(want, options));
   if (!packed) return std::move(packed).error();
   *want.matrix = *std::move(packed);
   return ok();
@@ -131,6 +144,11 @@ Status bind_matrix(const Wanted& want, QuantizedTensor tensor, Backend& backend,
 
 Status bind(const Wanted& want, const TensorSource& source, Backend& backend,
             const LoadOptions& options) {
+  if (want.matrix != nullptr) {
+    const auto adopted = adopt_matrix(want, backend, options);
+    if (!adopted) return Error(adopted.error());
+    if (*adopted) return ok();
+  }
   auto tensor = source.load(want.name);
   if (!tensor) return std::move(tensor).error();
   if (tensor->rows != want.shape.rows || tensor->cols != want.shape.cols) {
@@ -192,6 +210,7 @@ Result<ModelWeights> load_weights(const TensorSource& source, Backend& backend,
     if (auto bound = bind(want, source, backend, options); !bound) {
       return std::move(bound).error().in(want.name);
     }
+    if (options.on_matrix && want.matrix != nullptr) options.on_matrix(want.name, **want.matrix);
     if (options.progress && !options.progress(i + 1, n_total)) return Error("loading was stopped");
   }
   return model;

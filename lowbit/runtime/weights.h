@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lowbit/backend/backend.h"
+#include "lowbit/backend/pack_cache.h"
 #include "lowbit/base/result.h"
 #include "lowbit/base/thread_pool.h"
 #include "lowbit/model/config.h"
@@ -68,6 +69,11 @@ using TensorTransform = std::function<Result<QuantizedTensor>(std::string_view, 
 struct LoadOptions {
   std::optional<Activations> activations = {};  // nothing: each tensor's default
   TensorTransform transform = {};               // for matrices; null: as stored
+  /// Matrices that were packed before, found by canonical name; null: none. `transform` has been
+  /// applied to them.
+  const PackCache* packed = nullptr;
+  /// Sees every matrix that was bound, with its canonical name.
+  std::function<void(const std::string& name, const Weight& matrix)> on_matrix = {};
   /// In tensors; false stops.
   std::function<bool(std::int64_t n_done, std::int64_t n_total)> progress = {};
 };

@@ -103,6 +103,13 @@ TEST_F(Weights, NumbersThatAreNotFiniteAreErrors) {
     model.tensors()[name].scale->codes.set(5, 1, half_nan);
     expect_mentions(load_error(model), {name, "scale", "not finite"});
   }
+  for (const char* scheme : {"f16", "bf16", "f32"}) {
+    RandomModel model({.schemes = {scheme}});
+    const std::string name = "model.layers.0.self_attn.o_proj.weight";
+    const std::uint32_t bits = *scheme == 'f' && scheme[1] == '1' ? half_nan : float_infinity >> 16;
+    model.tensors()[name].codes.set(71, 79, scheme[1] == '3' ? float_infinity : bits);
+    expect_mentions(load_error(model), {name, "not finite"});
+  }
   {
     RandomModel model({});
     model.tensors()["model.norm.weight"].codes.set(0, 3, float_infinity);
