@@ -224,6 +224,12 @@ std::string_view name_of(Roof roof) {
   return names[static_cast<std::size_t>(roof)];
 }
 
+RoofTime roof_time(double n_operations, double n_bytes, const Rates& rates, Roof compute_roof) {
+  const double computing = n_operations / rates.compute;
+  const double reading = rates.read > 0 ? n_bytes / rates.read : 0;
+  return reading > computing ? RoofTime{Roof::read, reading} : RoofTime{compute_roof, computing};
+}
+
 Result<PackedMatrix> random_weights(const Scheme& scheme, const ProductShape& shape,
                                     ThreadPool& pool) {
   return pack(random_tensor(scheme, shape.n_outputs, shape.n_inputs, weight_seed, pool), pool);
@@ -239,15 +245,18 @@ KernelRow bench_kernel(const KernelCase& what, const PackedMatrix& w,
   row.kernel = bench.kernel();
   row.n_bytes = static_cast<std::int64_t>(bench.n_bytes());
 
-  const bool is_f32 = what.activations == Activations::f32;
+  const Roof compute_roof = what.activations == Activations::f32 ? Roof::f32 : Roof::int8;
   const bool may_read = what.shape.n_tokens <= most_tokens_that_read;
   const KernelTable* vnni256 =
-      what.kernels->isa == Isa::avx2 && !is_f32 && !may_read ? kernels_for(Isa::avx_vnni) : nullptr;
+      what.kernels->isa == Isa::avx2 && compute_roof == Roof::int8 && !may_read
+          ? kernels_for(Isa::avx_vnni)
+          : nullptr;
   struct Probe {
-    double compute = 0, read = 0, vnni256 = 0;  // per second
+    Rates rates;
+    double vnni256 = 0;  // per second
   };
   const auto probe = [&] {
-    return Probe{bench.compute_rate(*what.kernels), may_read ? bench.read_rate() : 0,
+    return Probe{{bench.compute_rate(*what.kernels), may_read ? bench.read_rate() : 0},
                  vnni256 != nullptr ? bench.compute_rate(*vnni256) : 0};
   };
   bench.product_seconds(1);  // the first one grows buffers
@@ -259,23 +268,21 @@ KernelRow bench_kernel(const KernelCase& what, const PackedMatrix& w,
   for (int i = 0; i < options.n_repetitions; ++i) {
     const double seconds = bench.product_seconds(n_times);
     const Probe after = probe();
-    const double compute = (before.compute + after.compute) / 2;
-    const double read = (before.read + after.read) / 2;
-    const double at_roof =
-        std::max(bench.operations() / compute, may_read ? bench.n_bytes() / read : 0);
+    const Rates rates{(before.rates.compute + after.rates.compute) / 2,
+                      (before.rates.read + after.rates.read) / 2};
+    const RoofTime at_roof = roof_time(bench.operations(), bench.n_bytes(), rates, compute_roof);
     row.seconds.push_back(seconds);
-    row.of_roof.push_back(at_roof / seconds);
-    computes.push_back(compute);
-    reads.push_back(read);
+    row.of_roof.push_back(at_roof.seconds / seconds);
+    computes.push_back(rates.compute);
+    reads.push_back(rates.read);
     if (vnni256 != nullptr) {
       of_vnni256.push_back(bench.operations() / ((before.vnni256 + after.vnni256) / 2) / seconds);
     }
     before = after;
   }
-  const double compute = median(computes), read = median(reads);
-  const bool is_reading = may_read && bench.n_bytes() / read > bench.operations() / compute;
-  row.roof = is_reading ? Roof::read : is_f32 ? Roof::f32 : Roof::int8;
-  row.roof_rate = (is_reading ? read : compute) / giga;
+  const Rates rates{median(computes), median(reads)};
+  row.roof = roof_time(bench.operations(), bench.n_bytes(), rates, compute_roof).roof;
+  row.roof_rate = (row.roof == Roof::read ? rates.read : rates.compute) / giga;
   if (vnni256 != nullptr) row.of_vnni256 = median(of_vnni256);
   std::ranges::sort(row.seconds);
   std::ranges::sort(row.of_roof);

@@ -49,6 +49,17 @@ struct KernelBenchOptions {
 enum class Roof : std::uint8_t { int8, f32, read };
 std::string_view name_of(Roof roof);
 
+/// What a machine gave, per second. read 0: the weights need not be read.
+struct Rates {
+  double compute = 0, read = 0;
+};
+struct RoofTime {
+  Roof roof = Roof::int8;
+  double seconds = 0;
+};
+/// The higher of the two times: computing with `compute_roof` (int8 or f32), reading n_bytes.
+RoofTime roof_time(double n_operations, double n_bytes, const Rates& rates, Roof compute_roof);
+
 struct KernelRow {
   KernelCase what;
   int n_threads = 1;
@@ -56,7 +67,7 @@ struct KernelRow {
   std::int64_t n_bytes = 0;     // packed weights
   std::vector<double> seconds;  // of each repetition, sorted: of the CPU with one thread
   double gbs = 0, gops = 0;     // at the median
-  Roof roof = Roof::int8;       // the higher of the two times: computing, reading the weights
+  Roof roof = Roof::int8;       // at the medians of the probes
   double roof_rate = 0;         // median of the probes, 10^9 operations or bytes per second
   std::vector<double> of_roof;  // time at the roof over time taken, of each repetition, sorted
   double of_vnni256 = 0;        // of the 256-bit VNNI peak; 0: not measured
