@@ -240,7 +240,7 @@ void amx_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
 template <class Tiles, const KernelTable* (*few)()>
 void amx_int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                      std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  if (job.n_tokens <= few()->matmul.tile_tokens) {
+  if (job.n_tokens <= few()->matmul.few_tokens) {
     few()->matmul.int8_panels(job, first_panel, last_panel, first_token, last_token, memory);
     return;
   }

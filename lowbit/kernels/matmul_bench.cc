@@ -124,8 +124,9 @@ void register_all() {
   struct Shape {
     std::int64_t n_tokens, n, k;
   };
-  constexpr std::array shapes{Shape{1, 8192, 4096}, Shape{2, 8192, 4096}, Shape{4, 8192, 4096},
-                              Shape{8, 8192, 4096}, Shape{512, 2048, 8192}, Shape{512, 8192, 2048}, Shape{96, 2048, 2048}};
+  constexpr std::array shapes{Shape{1, 8192, 4096}, Shape{2, 8192, 4096},   Shape{4, 8192, 4096},
+                              Shape{8, 8192, 4096}, Shape{512, 2048, 8192}, Shape{512, 8192, 2048},
+                              Shape{96, 2048, 2048}};
   constexpr int least_runs = 20;
   for (const Scheme& scheme : named_schemes()) {
     const std::string pack_name = "pack/" + std::string(scheme.name);

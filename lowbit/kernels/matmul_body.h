@@ -697,9 +697,13 @@ inline void quantize_row(const float* x, std::int64_t cols, std::int64_t group_k
   }
 }
 
+/// Batches of this many and fewer are decoding: reading the weights takes as long as multiplying.
+constexpr int few_tokens = tile_tokens > 8 ? tile_tokens : 8;
+
 constexpr MatmulKernels matmul_kernels{.tile_tokens = tile_tokens,
                                        .tile_panels = tile_panels,
                                        .gemv_panels = gemv_panels,
+                                       .few_tokens = few_tokens,
                                        .wide_bias = wide_bias,
                                        .quantize_row = quantize_row,
                                        .int8_panels = int8_panels,
