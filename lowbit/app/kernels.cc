@@ -41,23 +41,26 @@ Exit run(bool json) {
   const auto selected = select_kernels();
   if (!selected) return fail(selected.error());
   const auto compiled = available_kernels();
-  const auto is_here = [&](Isa isa) {
-    return std::ranges::any_of(compiled,
-                               [&](const KernelTable* table) { return table->isa == isa; });
-  };
   ordered_json isas = ordered_json::array(), kernels = ordered_json::array();
   std::string text = fmt::format("{}\n{} threads: {}\n", cpu_name(),
                                  default_thread_count().n_threads, default_thread_count().reason);
   for (std::size_t i = 0; i < isa_names.size(); ++i) {
     const auto isa = static_cast<Isa>(i);
     const bool is_selected = (*selected)->isa == isa;
-    isas.push_back(
-        {{"name", name_of(isa)}, {"available", is_here(isa)}, {"selected", is_selected}});
-    text += fmt::format("  {:<13} {}\n", name_of(isa),
-                        is_selected         ? "selected"
-                        : is_here(isa)      ? "available"
-                        : is_available(isa) ? "CPU has it, no kernels in this build"
-                                            : "-");
+    const KernelTable* table = kernels_for(isa);
+    isas.push_back({{"name", name_of(isa)},
+                    {"available", table != nullptr},
+                    {"selected", is_selected},
+                    {"default", runs_by_default(isa)},
+                    {"approx", is_approximate(isa)}});
+    text +=
+        fmt::format("  {:<13} {}{}\n", name_of(isa),
+                    is_selected                                ? "selected"
+                    : table != nullptr && runs_by_default(isa) ? "available"
+                    : table != nullptr  ? "available when LOWBIT_ISA names it"
+                    : is_available(isa) ? "CPU has it, no kernels in this build"
+                                        : "-",
+                    table != nullptr && is_approximate(isa) ? ", approx with f32 activations" : "");
   }
   for (const KernelTable* table : compiled) {
     for (const std::string& name : kernels_of(*table)) kernels.push_back(name);

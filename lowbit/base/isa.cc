@@ -76,8 +76,10 @@ std::uint32_t detect() {
   if ((states & zmm_states) == zmm_states && bit(extended.ebx, avx512f) &&
       bit(extended.ebx, avx512dq) && bit(extended.ebx, avx512bw) && bit(extended.ebx, avx512vl)) {
     found |= flag(Isa::avx512);
-    if (bit(extended.ecx, avx512_vnni)) found |= flag(Isa::avx512_vnni);
-    if (bit(more.eax, avx512_bf16)) found |= flag(Isa::avx512_bf16);
+    const bool has_vnni = bit(extended.ecx, avx512_vnni);
+    if (has_vnni) found |= flag(Isa::avx512_vnni);
+    // Every CPU with bfloats has VNNI, and the kernels use both.
+    if (has_vnni && bit(more.eax, avx512_bf16)) found |= flag(Isa::avx512_bf16);
   }
   constexpr int amx_bf16 = 22, amx_tile = 24, amx_int8 = 25;
   const bool has_vnni = (found & flag(Isa::avx512_vnni)) != 0;  // what the kernels use beside tiles

@@ -33,6 +33,12 @@ constexpr std::string_view name_of(Isa isa) {
 }
 std::optional<Isa> isa_named(std::string_view name);
 
+/// A set whose products with f32 activations keep a derived bound instead of the bits that all
+/// others share (docs/design.md, idea C); it runs only when it is named.
+constexpr bool is_approximate(Isa isa) {
+  return isa == Isa::avx512_bf16 || isa == Isa::amx_bf16;
+}
+
 /// Whether this machine can run the instruction set (CPU flags and operating system state); cached.
 bool is_available(Isa isa);
 

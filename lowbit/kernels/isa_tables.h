@@ -13,6 +13,7 @@ const KernelTable* avx_vnni_table();
 const KernelTable* avx512_table();
 const KernelTable* avx512_vnni_table();
 const KernelTable* amx_int8_table();
+const KernelTable* avx512_bf16_table();
 const KernelTable* neon_dotprod_table();
 const KernelTable* neon_i8mm_table();
 

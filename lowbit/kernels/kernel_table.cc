@@ -14,16 +14,16 @@ namespace {
 struct Row {
   Isa isa;
   const KernelTable* (*table)();
-  bool by_default = true;
+  bool runs_by_default = true;
 };
 
 /// Best first; sets that run only when LOWBIT_ISA names them stand after those that are chosen.
-/// amx_int8 has the bits of the others but never ran on the hardware.
+/// amx_int8 has the bits of the others but never ran on the hardware; avx512_bf16 is approximate.
 constexpr std::array rows {
 #if defined(__x86_64__)
   Row{Isa::avx512_vnni, avx512_vnni_table}, Row{Isa::avx_vnni, avx_vnni_table},
       Row{Isa::avx512, avx512_table}, Row{Isa::avx2, avx2_table},
-      Row{Isa::amx_int8, amx_int8_table, false},
+      Row{Isa::amx_int8, amx_int8_table, false}, Row{Isa::avx512_bf16, avx512_bf16_table, false},
 #elif defined(__aarch64__)
   Row{Isa::neon_i8mm, neon_i8mm_table}, Row{Isa::neon_dotprod, neon_dotprod_table},
 #endif
@@ -59,6 +59,11 @@ std::span<const Isa> compiled_isas() {
     return list;
   }();
   return isas;
+}
+
+bool runs_by_default(Isa isa) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [&](const Row& row) { return row.isa == isa && row.runs_by_default; });
 }
 
 const KernelTable* kernels_for(Isa isa) {

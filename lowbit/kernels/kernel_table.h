@@ -29,6 +29,10 @@ const KernelTable* kernels_for(Isa isa);
 /// The first is the best that needs not be asked for; scalar is last and always there.
 std::span<const KernelTable* const> available_kernels();
 
+/// Whether a set may be chosen without being named: not an approximate one, and not one that the
+/// project never ran on hardware.
+bool runs_by_default(Isa isa);
+
 /// The instruction sets this build has code for, best first, whether the CPU has them or not.
 std::span<const Isa> compiled_isas();
 

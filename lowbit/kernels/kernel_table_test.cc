@@ -20,7 +20,14 @@ TEST(KernelTable, TheBestAvailableOneIsChosen) {
   const Result<const KernelTable*> chosen = select_kernels("");
   ASSERT_TRUE(chosen);
   EXPECT_EQ(name_of((*chosen)->isa), name_of(*best));
+  EXPECT_TRUE(runs_by_default((*chosen)->isa));
   std::printf("chosen: %s\n", std::string(name_of((*chosen)->isa)).c_str());
+}
+
+TEST(KernelTable, AnApproximateOneMustBeNamed) {
+  for (const Isa isa : compiled_isas()) {
+    EXPECT_FALSE(is_approximate(isa) && runs_by_default(isa)) << name_of(isa);
+  }
 }
 
 TEST(KernelTable, AnAbsentOneIsAnErrorThatNamesTheChoice) {

@@ -4,9 +4,9 @@
 // an anonymous namespace by matmul_body.h, nowhere else.
 
 struct F32Tile {
-  const float* values;  // (panel, k, 16)
+  const float* values;  // (panel, k, 16); what Chain made of them
   std::int64_t values_stride;
-  const float* x;  // (token, k)
+  const float* x;  // (token, k); likewise
   std::int64_t x_stride;
   std::int64_t n_k, group_k;  // group_k 0: the chain goes on from the state
   const float* ws;            // (panel, group, 16)
@@ -17,23 +17,34 @@ struct F32Tile {
   float* state;
 };
 
-template <int n_tokens, int n_panels>
-LOWBIT_PRIMITIVE void fma_chain(const F32Tile& t, std::int64_t first, std::int64_t last,
-                                f32x16 (&acc)[n_tokens][n_panels]) {
-  for (std::int64_t k = first; k < last; ++k) {
-    f32x16 v[n_panels];
+/// The products of one group, in k order: f32 numbers as they are. bf16_body.h has another chain,
+/// which is why this one has a name.
+struct FmaChain {
+  /// Makes of n_k rows of 16 numbers, in place, what run() reads.
+  static void prepare_values(float*, std::int64_t) {}
+  /// The same for n_tokens of t.x; memory from scratch.
+  static void prepare_tokens(F32Tile&, std::int64_t, Scratch) {}
+
+  template <int n_tokens, int n_panels>
+  LOWBIT_PRIMITIVE static void run(const F32Tile& t, std::int64_t first, std::int64_t last,
+                                   f32x16 (&acc)[n_tokens][n_panels]) {
+    for (std::int64_t k = first; k < last; ++k) {
+      f32x16 v[n_panels];
 #pragma GCC unroll 4
-    for (int p = 0; p < n_panels; ++p) v[p] = load(t.values + p * t.values_stride + k * panel_cols);
+      for (int p = 0; p < n_panels; ++p) {
+        v[p] = load(t.values + p * t.values_stride + k * panel_cols);
+      }
 #pragma GCC unroll 8
-    for (int i = 0; i < n_tokens; ++i) {
-      const f32x16 x = splat(t.x[i * t.x_stride + k]);
+      for (int i = 0; i < n_tokens; ++i) {
+        const f32x16 x = splat(t.x[i * t.x_stride + k]);
 #pragma GCC unroll 4
-      for (int p = 0; p < n_panels; ++p) acc[i][p] = fma(x, v[p], acc[i][p]);
+        for (int p = 0; p < n_panels; ++p) acc[i][p] = fma(x, v[p], acc[i][p]);
+      }
     }
   }
-}
+};
 
-template <int n_tokens, int n_panels>
+template <class Chain, int n_tokens, int n_panels>
 void f32_tile(const F32Tile& t) {
   f32x16 f[n_tokens][n_panels];
 #pragma GCC unroll 8
@@ -42,7 +53,7 @@ void f32_tile(const F32Tile& t) {
     for (int p = 0; p < n_panels; ++p) f[i][p] = load(t.state + (i * n_panels + p) * panel_cols);
   }
   if (t.group_k == 0) {
-    fma_chain<n_tokens, n_panels>(t, 0, t.n_k, f);
+    Chain::template run<n_tokens, n_panels>(t, 0, t.n_k, f);
   } else {
     std::int64_t group = 0;
     for (std::int64_t first = 0; first < t.n_k; first += t.group_k, ++group) {
@@ -52,7 +63,7 @@ void f32_tile(const F32Tile& t) {
 #pragma GCC unroll 4
         for (int p = 0; p < n_panels; ++p) acc[i][p] = splat(0.0f);
       }
-      fma_chain<n_tokens, n_panels>(t, first, least_of(first + t.group_k, t.n_k), acc);
+      Chain::template run<n_tokens, n_panels>(t, first, least_of(first + t.group_k, t.n_k), acc);
 #pragma GCC unroll 4
       for (int p = 0; p < n_panels; ++p) {
         const std::int64_t at = p * t.factor_panel + group * panel_cols;
@@ -77,15 +88,15 @@ void f32_tile(const F32Tile& t) {
 
 using F32TileKernel = void (*)(const F32Tile&);
 
-template <int n_tokens, int n_panels>
+template <class Chain, int n_tokens, int n_panels>
 F32TileKernel f32_kernel(std::int64_t n) {
   if constexpr (n_tokens > 1) {
-    if (n < n_tokens) return f32_kernel<n_tokens - 1, n_panels>(n);
+    if (n < n_tokens) return f32_kernel<Chain, n_tokens - 1, n_panels>(n);
   }
-  return f32_tile<n_tokens, n_panels>;
+  return f32_tile<Chain, n_tokens, n_panels>;
 }
 
-template <int n_panels, int max_tokens>
+template <class Chain, int n_panels, int max_tokens>
 void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t first_token,
                std::int64_t last_token, Scratch scratch) {
   const PanelView& w = job.w;
@@ -104,7 +115,6 @@ void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
   for (std::int64_t i = 0; i < n_tokens * n_panels; ++i) store(state + i * panel_cols, splat(0.0f));
   t.values = values;
   t.values_stride = panel_cols * block_k;
-  t.x_stride = job.x_stride;
   t.group_k = w.group_k;
   t.ws = ws;
   t.wz = varies && has_real_zero ? wz : nullptr;
@@ -126,13 +136,16 @@ void f32_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
         offsets = varies ? zeros : w.row_zero_code + panel * panel_cols;
       }
       unpack_values(w, panel, k, last_k, offsets, values + p * t.values_stride);
+      Chain::prepare_values(values + p * t.values_stride, last_k - k);
     }
     for (std::int64_t token = 0; token < n_tokens; token += max_tokens) {
       const std::int64_t n = least_of(max_tokens, n_tokens - token);
       t.x = job.x + (first_token + token) * job.x_stride + k;
+      t.x_stride = job.x_stride;
+      Chain::prepare_tokens(t, n, scratch);
       t.xsum = job.x_sums + (first_token + token) * job.n_sums + (varies ? k / w.group_k : 0);
       t.state = state + token * n_panels * panel_cols;
-      f32_kernel<max_tokens, n_panels>(n)(t);
+      f32_kernel<Chain, max_tokens, n_panels>(n)(t);
     }
   }
   for (std::int64_t token = 0; token < n_tokens; ++token) {
@@ -192,24 +205,30 @@ inline bool float_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::i
   return true;
 }
 
-inline void f32_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
-                       std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  if (float_gemv_of(job, first_panel, last_panel)) return;
+template <class Chain>
+void f32_panels_by(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
+                   std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
   const Scratch scratch{memory};
   const std::int64_t n_tokens = last_token - first_token;
   std::int64_t panel = first_panel;
   if constexpr (gemv_panels > tile_panels) {
     // One token gives one chain per panel: more panels at once hide the latency of fma.
     for (; n_tokens == 1 && panel + gemv_panels <= last_panel; panel += gemv_panels) {
-      f32_group<gemv_panels, 1>(job, panel, first_token, last_token, scratch);
+      f32_group<Chain, gemv_panels, 1>(job, panel, first_token, last_token, scratch);
     }
   }
   for (; panel + tile_panels <= last_panel; panel += tile_panels) {
-    f32_group<tile_panels, f32_tile_tokens>(job, panel, first_token, last_token, scratch);
+    f32_group<Chain, tile_panels, f32_tile_tokens>(job, panel, first_token, last_token, scratch);
   }
   if constexpr (tile_panels > 1) {
     for (; panel < last_panel; ++panel) {
-      f32_group<1, f32_tile_tokens>(job, panel, first_token, last_token, scratch);
+      f32_group<Chain, 1, f32_tile_tokens>(job, panel, first_token, last_token, scratch);
     }
   }
+}
+
+inline void f32_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
+                       std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
+  if (float_gemv_of(job, first_panel, last_panel)) return;
+  f32_panels_by<FmaChain>(job, first_panel, last_panel, first_token, last_token, memory);
 }

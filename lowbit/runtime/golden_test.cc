@@ -5,12 +5,16 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "lowbit/backend/cpu_backend.h"
+#include "lowbit/base/isa.h"
 #include "lowbit/runtime/forward.h"
 #include "lowbit/runtime/loaded_model.h"
 
@@ -69,6 +73,15 @@ void expect_logits(const std::string& path, const Golden& golden) {
 }
 
 TEST(Golden, LogitsEqualTransformers) {
+  {
+    ThreadPool pool(1);
+    const std::unique_ptr<Backend> backend = *make_cpu_backend(pool);
+    const std::optional<Isa> isa = isa_named(backend->name());
+    if (isa && is_approximate(*isa)) {
+      GTEST_SKIP() << "LOWBIT_ISA names an approximate set: its logits are off by its own rounding "
+                      "of f32 activations, whose bound kernels_test holds";
+    }
+  }
   int n_models = 0;
   for (const auto& entry : fs::directory_iterator(LOWBIT_SOURCE_DIR "/tests/golden/models")) {
     const Golden golden = read_golden(entry.path());
