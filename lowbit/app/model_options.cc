@@ -24,10 +24,10 @@ void add_thread_option(CLI::App& command, ModelOptions& options) {
 }
 
 void add_recipe_option(CLI::App& command, ModelOptions& options) {
-  command.add_option(
-      "--recipe", options.recipe,
-      "what runs: 'w=[METHOD:]SCHEME,a=f32|int8.g32|int8.g256|int8.token,kv=f16|f32|int8.token'; "
-      "w= re-quantizes at load, what is left out keeps its default");
+  command.add_option("--recipe", options.recipe,
+                     "what runs: 'w=[METHOD:]SCHEME,a=f32|int8.g32|int8.g256|int8.token,kv=f16|f32|"
+                     "int8.token|int4.g64|e4m3.token'; "
+                     "w= re-quantizes at load, what is left out keeps its default");
 }
 
 void add_pack_cache_option(CLI::App& command, ModelOptions& options) {

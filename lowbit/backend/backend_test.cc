@@ -287,7 +287,7 @@ TEST_F(BackendTest, ZeroedPagesForgetNaN) {
                                std::numeric_limits<float>::quiet_NaN());
   const std::vector<float> one = random(head_dim);
   on_every_backend([&](Backend& backend) {
-    for (const KvKind kind : {KvKind::f32, KvKind::f16, KvKind::int8_token}) {
+    for (const KvKind kind : all_kv_kinds) {
       auto pool = backend.make_kv_pool(kind, 1, head_dim, 2);
       ASSERT_TRUE(pool);
       const std::vector<std::int32_t> pages{1};

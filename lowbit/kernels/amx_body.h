@@ -114,8 +114,10 @@ template <class Tiles, int n_panels>
 void amx_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t first_token,
                std::int64_t last_token, Scratch scratch) {
   const PanelView& w = job.w;
-  const Form form = form_of(w);
-  const bool two_level = form == Form::two_level || form == Form::two_level_zero;
+  const bool two_level = is_two_level(w);
+  const bool two_level_zero = two_level && w.zero_kind != ZeroKind::none;
+  const bool integer_zero = !two_level && w.zero_kind == ZeroKind::integer;
+  const bool real_zero = form_of(job) == Form::real_zero;
   const bool varies = w.group_k != 0, per_token = job.activation_group_k == 0;
   const std::int64_t padded_k = (w.cols + tile_k - 1) / tile_k * tile_k;
   const std::int64_t n_tokens = last_token - first_token;
@@ -140,15 +142,14 @@ void amx_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
     unpack_codes(w, panel, 0, padded_k, codes + p * panel_cols * padded_k);
     if (two_level) {
       unpack_coarse(w, w.scale, panel, 0, n_steps, w.scale.unit * w.unit, ws + at);
-      unpack_subs(w, w.scale, panel, 0, n_subs, subs + p * n_subs * panel_cols);
-      if (form == Form::two_level_zero) {
+      unpack_subs(w, w.scale, panel, 0, n_subs, false, subs + p * n_subs * panel_cols);
+      if (two_level_zero) {
         unpack_coarse(w, w.zero, panel, 0, n_steps, w.zero.unit, wz + at);
-        unpack_subs(w, w.zero, panel, 0, n_subs, zero_subs + p * n_subs * panel_cols);
+        unpack_subs(w, w.zero, panel, 0, n_subs, false, zero_subs + p * n_subs * panel_cols);
       }
     } else if (varies) {
       unpack_step_factors(w, panel, 0, n_steps, job.step_k, w.unit, ws + at,
-                          form == Form::real_zero ? wz + at : nullptr,
-                          form == Form::integer_zero ? zeros + at : nullptr);
+                          real_zero ? wz + at : nullptr, integer_zero ? zeros + at : nullptr);
     }
   }
 
@@ -202,16 +203,16 @@ void amx_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
         float* f = state + ((token + i) * n_panels + p) * panel_cols;
         i32x16 acc = load(sum);
         if (!two_level) acc = add(acc, splat(starts[i * job.n_sums + step]));
-        if (form == Form::integer_zero) {
+        if (integer_zero) {
           const i32x16 zero =
               load(varies ? zeros + at : w.row_zero_code + (first_panel + p) * panel_cols);
           acc = sub(acc, times_sum(zero, asum[step], is_short));
         }
         f32x16 sum_f = fma(to_f32(acc), mul(load(varies ? ws + at : ones), as), load(f));
-        if (form == Form::real_zero) {
+        if (real_zero) {
           sum_f = fma(splat(static_cast<float>(asum[step])), mul(load(wz + at), as), sum_f);
         }
-        if (form == Form::two_level_zero) {
+        if (two_level_zero) {
           i32x16 zero_sum = splat(0);
           for (std::int64_t s = first_sub; s < last_sub; ++s) {
             const i32x16 zero = load(zero_subs + (p * n_subs + s) * panel_cols);
@@ -239,7 +240,7 @@ void amx_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t firs
 template <class Tiles, const KernelTable* (*few)()>
 void amx_int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                      std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  if (job.n_tokens <= few()->matmul.tile_tokens) {
+  if (job.n_tokens <= few()->matmul.few_tokens) {
     few()->matmul.int8_panels(job, first_panel, last_panel, first_token, last_token, memory);
     return;
   }

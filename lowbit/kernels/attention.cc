@@ -84,10 +84,8 @@ std::byte* AttentionWorkspace::reserve(std::int64_t n_bytes) {
 }
 
 std::int64_t attention_scratch_bytes(const KvLayout& layout) {
-  // In numbers of 4 bytes: a block's K and V in f32; for every task t, o, o' and its scores.
-  const std::int64_t dim = layout.padded_dim();
-  const std::int64_t block = 2 * dim * kv_block_positions;
-  const std::int64_t task = 3 * dim + kv_block_positions;
+  const std::int64_t block = 2 * layout.padded_dim() * kv_block_positions;  // K and V in f32
+  const std::int64_t task = attention_task_floats(layout.padded_dim(), layout.n_groups());
   return static_cast<std::int64_t>(sizeof(float)) * (block + attention_tile_tasks * task);
 }
 

@@ -3,21 +3,29 @@
 // operation, so that prefill, decode, any grouping of queries, any thread count and every
 // instruction set give the same bits (docs/design.md, idea C):
 //
-//   t = q * scale; int8 K: t becomes int8 with scale a = absmax(t) / 127
+//   t = q * scale; int8, int4 K: t becomes int8 with scale a = absmax(t) / 127
 //   for each block of 64 positions that has a visible key, in order:
 //     s[j] = f32, f16 K: chain of fma(t[i], k[j][i], s) over i from 0
-//            int8 K: float(sum of codes' products) * (a * k_scale[j])
+//            e4m3 K: the same chain, times k_scale[j]
+//            int8, int4 K: d = sum of codes' products over a group of numbers that share a scale;
+//            float(d) * (a * k_scale[j]) of the first group, then fma(float(d), a * k_scale[j], s)
+//            over the others in order
 //     m = max of the visible s, p[j] = exp(s[j] - m) for visible keys, 0 for the others
 //     l' = 16 lanes of lane + p[j], folded by the tree of vector_ops.h
-//     o'[i] = chain over the visible keys in order from 0: fma(p[j], v[j][i], o'), with int8 V
-//             fma(p[j] * v_scale[j], float(code), o')
+//     o'[i] = f32, f16 V: chain over the visible keys in order from 0: fma(p[j], v[j][i], o')
+//             e4m3 V: the same chain of fma(p[j] * v_scale[j], v[j][i], o')
+//             int8, int4 V, for each group: w[j] = p[j] * v_scale[j] becomes c[j] in 0..255,
+//             u = max(w, 0) / 255, o'[i] = float(sum of c[j] * code[j][i]) * u
 //     M' = max(M, m), x = exp(M - M'), y = exp(m - M'), starting at M = -infinity, l = 0, o = 0
 //     l = fma(l, x, l' * y), o[i] = fma(o[i], x, o'[i] * y), M = M'
 //   out[i] = o[i] / l; zeros without any visible key
 //
-// int8 codes of a vector x: absmax over its numbers (a NaN is passed over), scale = absmax / 127
-// (stored scales are then rounded to f16, at most 65504), r = 1 / scale or 0 when the scale is
-// below 2^-126, code = the nearest integer to x * r clamped to -127..127, ties to even.
+// Codes of numbers x that share a scale: absmax over the numbers (a NaN is passed over), scale =
+// absmax / 127 (int8), / 7.5 (int4: no number is further than half a unit from a code), / 448
+// (e4m3); stored scales are then rounded to f16, at most 65504. r = 1 / scale or 0 when the scale
+// is below 2^-126; y = x * r clamped to -127..127, -8..7, -448..448 (a NaN becomes the lower
+// bound); the code is the nearest one, ties to even. c likewise: r = 1 / u, clamped to 0..255 (a
+// NaN becomes 0).
 // attention_reference.cc holds the scalar reference, attention_body.h the SIMD body.
 #pragma once
 
@@ -79,6 +87,13 @@ extern const AttentionKernels reference_attention_kernels;
 
 inline constexpr std::int64_t attention_tile_tasks = 48;
 std::int64_t attention_scratch_bytes(const KvLayout& layout);
+/// What the scratch holds for one task, in numbers of 4 bytes and a multiple of 16: t, o, o', its
+/// scores; for every group 64 weights of a byte, their unit and two starts of dot products.
+constexpr std::int64_t attention_task_floats(std::int64_t padded_dim, std::int64_t n_groups) {
+  constexpr std::int64_t lanes = 16, extra = 3;
+  const std::int64_t units = (extra * n_groups + lanes - 1) / lanes * lanes;
+  return 3 * padded_dim + kv_block_positions + n_groups * lanes + units;
+}
 
 /// Memory of a call, kept for the next one.
 class AttentionWorkspace {

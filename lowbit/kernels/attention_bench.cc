@@ -84,7 +84,7 @@ void run(benchmark::State& state, const KernelTable& table, KvKind kind, const S
 int main(int argc, char** argv) {
   using namespace lowbit;  // NOLINT: the benchmarks' names below
   for (const KernelTable* table : available_kernels()) {
-    for (const KvKind kind : {KvKind::f32, KvKind::f16, KvKind::int8_token}) {
+    for (const KvKind kind : all_kv_kinds) {
       for (const Shape& shape : {Shape{"prefill512", 512, 512}, Shape{"decode2048", 2048, 1}}) {
         for (const int n_threads : {1, 2}) {
           const std::string name = "attention/" + std::string(name_of(table->isa)) + "/" +

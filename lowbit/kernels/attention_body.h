@@ -1,102 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention (attention.h) on the primitives. A block is turned into f32 once for a whole tile of
-// tasks; then every group of attention_rows tasks goes over it twice: scores with a key per lane,
-// values with a number of the head per lane, accumulators in registers both times. Tasks whose
-// visible keys differ walk their common keys together and the rest alone, each in its own order.
-// The running sums are updated from the registers that hold a block's values.
+// Attention (attention.h) on the primitives. Every group of attention_rows tasks goes over a block
+// twice: scores with a key per lane, values with a number of the head per lane, accumulators in
+// registers both times. f32, f16 and e4m3 are multiplied as f32, into which a block is turned once
+// for a whole tile of tasks; there, tasks whose visible keys differ walk their common keys together
+// and the rest alone, each in its own order. int8 and int4 are multiplied as integers
+// (attention_integer_body.h), where the weight of a masked key is 0 and no order counts.
 // Included after vector_ops_body.h inside the anonymous namespace of an instruction set's file.
 
+#include "lowbit/kernels/kv_store_body.h"
+
 constexpr int key_vectors = kv_block_positions / n_lanes;
-constexpr float largest_code = 127;
-constexpr int key_bias = 128;  // key codes are stored as unsigned bytes
 
-LOWBIT_PRIMITIVE float absmax(const float* x, std::int64_t n) {
-  f32x16 lanes = splat(0.0f);
-  for_vectors(
-      n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-        const i32x16 magnitude = bit_and(as_bits(load_some(x + i, count)), splat(0x7fffffff));
-        lanes = max(as_floats(magnitude), lanes);
-      });
-  return max_lane(lanes);
-}
-
-LOWBIT_PRIMITIVE float reciprocal_of_scale(float scale) {
-  constexpr float smallest_normal = 0x1p-126f;
-  return scale >= smallest_normal ? 1.0f / scale : 0.0f;
-}
-
-LOWBIT_PRIMITIVE i32x16 codes_of(f32x16 x, float reciprocal) {
-  const f32x16 y = max(mul(x, splat(reciprocal)), splat(-largest_code));
-  return to_i32(min(y, splat(largest_code)));
-}
-
-LOWBIT_PRIMITIVE float store_scale(std::byte* scales, int position, float largest) {
-  constexpr float largest_half = 65504;
-  const float scale = largest / largest_code;
-  const std::uint16_t stored = float_to_half(scale < largest_half ? scale : largest_half);
-  reinterpret_cast<std::uint16_t*>(scales)[position] = stored;
-  return half_to_float(stored);
-}
-
-void block_store(const KvLayout& layout, std::byte* block, int position, const float* k,
-                 const float* v) {
-  const std::int64_t n = layout.head_dim, v_row = position * layout.padded_dim();
-  std::byte* v_part = block + layout.v_offset();
-  if (layout.kind == KvKind::f32) {
-    float* k_to = reinterpret_cast<float*>(block) + position;
-    for (std::int64_t i = 0; i < n; ++i) k_to[i * kv_block_positions] = k[i];
-    __builtin_memcpy(reinterpret_cast<float*>(v_part) + v_row, v,
-                     static_cast<std::size_t>(n) * sizeof(float));
-  } else if (layout.kind == KvKind::f16) {
-    std::uint16_t* k_to = reinterpret_cast<std::uint16_t*>(block) + position;
-    for_vectors(
-        n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-          std::uint16_t halves[n_lanes];
-          store_f16(halves, load_some(k + i, count));
-          for (int j = 0; j < count; ++j) k_to[(i + j) * kv_block_positions] = halves[j];
-        });
-    row_to_half(v, n, reinterpret_cast<std::uint16_t*>(v_part) + v_row);
-  } else {
-    const float k_scale = store_scale(block + layout.k_scales_offset(), position, absmax(k, n));
-    const float v_scale = store_scale(block + layout.v_scales_offset(), position, absmax(v, n));
-    const float k_reciprocal = reciprocal_of_scale(k_scale);
-    const float v_reciprocal = reciprocal_of_scale(v_scale);
-    std::byte* k_to = block + position * 4;
-    for_vectors(
-        n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
-          std::int8_t codes[n_lanes];
-          store_i8(codes, codes_of(load_some(k + i, count), k_reciprocal));
-          for (int j = 0; j < count; ++j) {  // i is a multiple of 16, so of 4
-            k_to[(i + j) / 4 * (4 * kv_block_positions) + j % 4] =
-                static_cast<std::byte>(codes[j] + key_bias);
-          }
-          store_i8(codes, codes_of(load_some(v + i, count), v_reciprocal));
-          __builtin_memcpy(v_part + v_row + i, codes, static_cast<std::size_t>(count));
-        });
-  }
-}
+struct Dims {
+  std::int64_t head, padded, group;  // numbers: of a head, rounded up to vectors, with one scale
+};
 
 /// What a tile keeps of one task. Arrays live in the scratch.
 struct TaskState {
-  float* q;        // (padded_dim) scaled; int8 K: (padded_dim) s8 codes in the same place
+  float* q;        // (padded_dim) scaled; integer K: (padded_dim) s8 codes in the same place
   float* o;        // (padded_dim)
   float* block_o;  // (padded_dim)
   float* p;        // (64) scores, then the factors of the values
+  // Integer K and V, for every group:
+  std::uint8_t* weights;  // (n_groups, 64) c of attention.h
+  float* unit;            // u
+  std::int32_t* k_start;  // of the dot products: takes the bias of the key codes off
+  std::int32_t* v_start;  // the same for values
   float max, l;
   float block_max, block_l;
   float old_factor, block_factor;  // exp(M - M') and exp(m - M')
   float q_scale;
-  int start;  // of the int32 dot: takes the bias of the key codes off
   VisibleKeys keys;
 };
 
-/// One block as the inner loops read it. Stored numbers become f32 in the loops when a single group
-/// walks over them, else once for the whole tile.
-template <class K, class V>
-struct BlockView {
-  const K* k;  // (head_dim, 64); u8 codes: (padded_dim/4, 64, 4)
-  const V* v;  // (64, padded_dim)
-  const std::uint16_t *k_scales, *v_scales;
+#include "lowbit/kernels/attention_integer_body.h"
+
+/// A block whose numbers are multiplied in f32. Stored ones become f32 in the loops when a single
+/// group walks over them, else once for the whole tile.
+template <class Number>
+struct FloatBlock {
+  const Number* k;                           // (head_dim, 64)
+  const Number* v;                           // (64, padded_dim)
+  const std::uint16_t *k_scales, *v_scales;  // (64) f16, or null
 };
 LOWBIT_PRIMITIVE f32x16 load_numbers(const float* p) {
   return load(p);
@@ -104,24 +49,24 @@ LOWBIT_PRIMITIVE f32x16 load_numbers(const float* p) {
 LOWBIT_PRIMITIVE f32x16 load_numbers(const std::uint16_t* p) {
   return load_f16(p);
 }
-LOWBIT_PRIMITIVE f32x16 load_numbers(const std::int8_t* p) {
-  return to_f32(load_i8(p));
+LOWBIT_PRIMITIVE f32x16 load_numbers(const std::uint8_t* p) {
+  return load_e4m3(p);
 }
 
 /// Scores of `rows` tasks, `vectors` x 16 keys from `first_key` on.
-template <int rows, int vectors, class K, class V>
-LOWBIT_PRIMITIVE void block_scores(const BlockView<K, V>& block, std::int64_t dim, int first_key,
+template <int rows, int vectors, class Number>
+LOWBIT_PRIMITIVE void block_scores(const FloatBlock<Number>& block, const Dims& dims, int first_key,
                                    TaskState* const* tasks) {
   f32x16 s[rows][vectors];
+  const float* q[rows];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
+    q[r] = tasks[r]->q;
 #pragma GCC unroll 8
     for (int c = 0; c < vectors; ++c) s[r][c] = splat(0.0f);
   }
-  const float* q[rows];
-  for (int r = 0; r < rows; ++r) q[r] = tasks[r]->q;
-  const K* k = block.k + first_key;
-  for (std::int64_t i = 0; i < dim; ++i, k += kv_block_positions) {
+  const Number* k = block.k + first_key;
+  for (std::int64_t i = 0; i < dims.head; ++i, k += kv_block_positions) {
     f32x16 keys[vectors];
 #pragma GCC unroll 8
     for (int c = 0; c < vectors; ++c) keys[c] = load_numbers(k + n_lanes * c);
@@ -133,50 +78,31 @@ LOWBIT_PRIMITIVE void block_scores(const BlockView<K, V>& block, std::int64_t di
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) {
+  for (int c = 0; c < vectors; ++c) {
+    const int key = first_key + n_lanes * c;
+    if (block.k_scales != nullptr) {
+      const f32x16 k_scale = load_f16(block.k_scales + key);
 #pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) store(tasks[r]->p + first_key + n_lanes * c, s[r][c]);
+      for (int r = 0; r < rows; ++r) s[r][c] = mul(s[r][c], k_scale);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) store(tasks[r]->p + key, s[r][c]);
   }
 }
 
-template <int rows, int vectors, class V>
-LOWBIT_PRIMITIVE void block_scores(const BlockView<std::uint8_t, V>& block, std::int64_t dim,
-                                   int first_key, TaskState* const* tasks) {
-  i32x16 dot[rows][vectors];
+template <class Number>
+LOWBIT_PRIMITIVE void finish_weights(const FloatBlock<Number>& block,
+                                     const f32x16 (&p)[key_vectors], TaskState& task) {
 #pragma GCC unroll 8
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) dot[r][c] = splat(tasks[r]->start);
-  }
-  const std::int8_t* q[rows];
-  for (int r = 0; r < rows; ++r) q[r] = reinterpret_cast<const std::int8_t*>(tasks[r]->q);
-  const std::uint8_t* k = block.k + 4 * first_key;
-  for (std::int64_t i = 0; i < dim; i += 4, k += 4 * kv_block_positions) {
-    u8x64 keys[vectors];
-#pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) keys[c] = load(k + 4 * n_lanes * c);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const u8x64 t = broadcast4(q[r] + i);
-#pragma GCC unroll 8
-      for (int c = 0; c < vectors; ++c) dot[r][c] = dot4<true>(dot[r][c], keys[c], t);
-    }
-  }
-#pragma GCC unroll 8
-  for (int c = 0; c < vectors; ++c) {
-    const int key = first_key + n_lanes * c;
-    const f32x16 k_scale = load_f16(block.k_scales + key);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const f32x16 scale = mul(splat(tasks[r]->q_scale), k_scale);
-      store(tasks[r]->p + key, mul(to_f32(dot[r][c]), scale));
-    }
+  for (int c = 0; c < key_vectors; ++c) {
+    const bool scaled = block.v_scales != nullptr;
+    store(task.p + n_lanes * c, scaled ? mul(p[c], load_f16(block.v_scales + n_lanes * c)) : p[c]);
   }
 }
 
 /// From scores to block_max, block_l and the factors of the values.
-template <bool scaled_values>
-LOWBIT_PRIMITIVE void block_softmax(const std::uint16_t* v_scales, TaskState& task) {
+template <class Block>
+LOWBIT_PRIMITIVE void block_softmax(const Block& block, TaskState& task) {
   constexpr float lowest = -__builtin_inff();
   for (int j = 0; j < task.keys.first; ++j) task.p[j] = lowest;
   for (int j = task.keys.last; j < kv_block_positions; ++j) task.p[j] = lowest;
@@ -191,19 +117,12 @@ LOWBIT_PRIMITIVE void block_softmax(const std::uint16_t* v_scales, TaskState& ta
   f32x16 lanes = splat(0.0f);
 #pragma GCC unroll 8
   for (int c = 0; c < key_vectors; ++c) {
-    const f32x16 p = exp(sub(s[c], m));
-    lanes = add(lanes, p);
-    if constexpr (scaled_values) {
-      store(task.p + n_lanes * c, mul(p, load_f16(v_scales + n_lanes * c)));
-    } else {
-      store(task.p + n_lanes * c, p);
-    }
+    s[c] = exp(sub(s[c], m));
+    lanes = add(lanes, s[c]);
   }
   task.block_l = sum(lanes);
+  finish_weights(block, s, task);
 }
-
-/// Where a block's results go: into the running sums, or into block_o to be folded later.
-enum class Then : std::uint8_t { fold, keep };
 
 /// Updates the running max and l of a group and leaves the factors for o.
 template <int rows>
@@ -227,16 +146,18 @@ LOWBIT_PRIMITIVE void fold_sums(TaskState* const* tasks) {
   }
 }
 
-LOWBIT_PRIMITIVE void fold_values(TaskState& task, std::int64_t at, f32x16 block_o) {
-  const f32x16 added = mul(block_o, splat(task.block_factor));
-  store(task.o + at, fma(load(task.o + at), splat(task.old_factor), added));
+/// o from a block's o'.
+LOWBIT_PRIMITIVE void fold_values(const float* block_o, std::int64_t padded_dim, TaskState& task) {
+  const f32x16 x = splat(task.old_factor), y = splat(task.block_factor);
+  for (std::int64_t i = 0; i < padded_dim; i += n_lanes) {
+    store(task.o + i, fma(load(task.o + i), x, mul(load(block_o + i), y)));
+  }
 }
 
 /// o' of `rows` tasks over the keys [first, last), `vectors` x 16 numbers from `at` on. A call that
-/// does not begin with a task's first key goes on from block_o, one that does not end with its last
-/// key leaves the sum there.
-template <Then then, int rows, int vectors, class V>
-LOWBIT_PRIMITIVE void values(const V* v, std::int64_t padded_dim, std::int64_t at, int first,
+/// does not begin with a task's first key goes on from block_o.
+template <int rows, int vectors, class Number>
+LOWBIT_PRIMITIVE void values(const Number* v, std::int64_t padded_dim, std::int64_t at, int first,
                              int last, TaskState* const* tasks) {
   f32x16 o[rows][vectors];
   const float* p[rows];
@@ -263,166 +184,175 @@ LOWBIT_PRIMITIVE void values(const V* v, std::int64_t padded_dim, std::int64_t a
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
-    const bool ends = tasks[r]->keys.last == last;
 #pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) {
-      if (then == Then::fold && ends) {
-        fold_values(*tasks[r], at + n_lanes * c, o[r][c]);
-      } else {
-        store(tasks[r]->block_o + at + n_lanes * c, o[r][c]);
-      }
-    }
+    for (int c = 0; c < vectors; ++c) store(tasks[r]->block_o + at + n_lanes * c, o[r][c]);
   }
 }
 
-template <Then then, int rows, class V>
-void all_values(const V* v, std::int64_t padded_dim, int first, int last, TaskState* const* tasks) {
+template <int rows, class Number>
+void all_values(const Number* v, std::int64_t padded_dim, int first, int last,
+                TaskState* const* tasks) {
   if (first >= last) return;
   constexpr int slab = attention_vectors * n_lanes;
   std::int64_t at = 0;
   for (; at + slab <= padded_dim; at += slab) {
-    values<then, rows, attention_vectors>(v, padded_dim, at, first, last, tasks);
+    values<rows, attention_vectors>(v, padded_dim, at, first, last, tasks);
   }
   for (; at < padded_dim; at += n_lanes) {
-    values<then, rows, 1>(v, padded_dim, at, first, last, tasks);
+    values<rows, 1>(v, padded_dim, at, first, last, tasks);
   }
 }
 
-/// One group of tasks over one block.
-template <Then then, int rows, class K, class V>
-void group_over_block(const BlockView<K, V>& block, std::int64_t dim, std::int64_t padded_dim,
-                      TaskState* const* tasks) {
-  for (int key = 0; key < kv_block_positions; key += attention_vectors * n_lanes) {
-    block_scores<rows, attention_vectors>(block, dim, key, tasks);
-  }
+template <int rows, class Number>
+LOWBIT_PRIMITIVE void block_values(const FloatBlock<Number>& block, const Dims& dims,
+                                   TaskState* const* tasks) {
   int first = 0, last = kv_block_positions;  // the keys that all tasks see
   for (int r = 0; r < rows; ++r) {
-    TaskState& task = *tasks[r];
-    constexpr bool scaled_values = sizeof(K) == sizeof(std::uint8_t);
-    block_softmax<scaled_values>(block.v_scales, task);
-    if (task.keys.first > first) first = task.keys.first;
-    if (task.keys.last < last) last = task.keys.last;
+    if (tasks[r]->keys.first > first) first = tasks[r]->keys.first;
+    if (tasks[r]->keys.last < last) last = tasks[r]->keys.last;
   }
-  if constexpr (then == Then::fold) fold_sums<rows>(tasks);
   if (rows == 1 || first >= last) {
     for (int r = 0; r < rows; ++r) {
       const VisibleKeys keys = tasks[r]->keys;
-      all_values<then, 1>(block.v, padded_dim, keys.first, keys.last, tasks + r);
+      all_values<1>(block.v, dims.padded, keys.first, keys.last, tasks + r);
     }
     return;
   }
   for (int r = 0; r < rows; ++r) {
-    all_values<then, 1>(block.v, padded_dim, tasks[r]->keys.first, first, tasks + r);
+    all_values<1>(block.v, dims.padded, tasks[r]->keys.first, first, tasks + r);
   }
-  all_values<then, rows>(block.v, padded_dim, first, last, tasks);
+  all_values<rows>(block.v, dims.padded, first, last, tasks);
   for (int r = 0; r < rows; ++r) {
-    all_values<then, 1>(block.v, padded_dim, last, tasks[r]->keys.last, tasks + r);
+    all_values<1>(block.v, dims.padded, last, tasks[r]->keys.last, tasks + r);
   }
 }
 
-/// The first n_tasks <= rows tasks: picks the instantiation for their number.
-template <Then then, int rows, class View>
-void some_over_block(const View& block, std::int64_t dim, std::int64_t padded_dim, int n_tasks,
-                     TaskState* const* tasks) {
-  if constexpr (rows > 0) {
-    if (n_tasks < rows) {
-      return some_over_block<then, rows - 1>(block, dim, padded_dim, n_tasks, tasks);
-    }
-    group_over_block<then, rows>(block, dim, padded_dim, tasks);
+/// Where a block's results go: into the running sums, or into block_o to be folded later.
+enum class Then : std::uint8_t { fold, keep };
+
+template <int rows, class Block>
+void group_over_block(const Block& block, const Dims& dims, Then then, TaskState* const* tasks) {
+  for (int key = 0; key < kv_block_positions; key += attention_vectors * n_lanes) {
+    block_scores<rows, attention_vectors>(block, dims, key, tasks);
   }
+  for (int r = 0; r < rows; ++r) block_softmax(block, *tasks[r]);
+  block_values<rows>(block, dims, tasks);
+  if (then == Then::keep) return;
+  fold_sums<rows>(tasks);
+  for (int r = 0; r < rows; ++r) fold_values(tasks[r]->block_o, dims.padded, *tasks[r]);
 }
 
-template <Then then, class View>
-void tasks_over_block(const View& block, std::int64_t dim, std::int64_t padded_dim, int n_tasks,
+/// Groups of `rows` tasks, then smaller ones for the rest.
+constexpr int most_small_rows = 3;
+template <int rows, class Block>
+void tasks_over_block(const Block& block, const Dims& dims, Then then, int n_tasks,
                       TaskState* const* tasks) {
-  for (; n_tasks > 0; n_tasks -= attention_rows, tasks += attention_rows) {
-    some_over_block<then, attention_rows>(block, dim, padded_dim, n_tasks, tasks);
+  for (; n_tasks >= rows; n_tasks -= rows, tasks += rows) {
+    group_over_block<rows>(block, dims, then, tasks);
   }
+  constexpr int fewer = rows > most_small_rows ? most_small_rows : rows - 1;
+  if constexpr (rows > 1) tasks_over_block<fewer>(block, dims, then, n_tasks, tasks);
 }
 
 /// n is a multiple of 16.
-template <class Stored>
-LOWBIT_PRIMITIVE const float* to_floats(const Stored* from, std::int64_t n, float* to) {
+template <class Number>
+LOWBIT_PRIMITIVE const float* to_floats(const Number* from, std::int64_t n, float* to) {
   for (std::int64_t i = 0; i < n; i += n_lanes) store(to + i, load_numbers(from + i));
   return to;
 }
 
 /// All tasks of a tile over one block, of which they see the first n_keys at most. k and v: room
 /// for a block in f32.
-template <KvKind kind, Then then>
-LOWBIT_PRIMITIVE void over_block(const KvLayout& layout, const std::byte* block,
-                                 std::int64_t padded_dim, int n_keys, int n_tasks,
-                                 TaskState* const* tasks, float* k, float* v) {
-  const std::int64_t dim = layout.head_dim;
-  const std::byte* v_part = block + layout.v_offset();
-  if constexpr (kind == KvKind::f32) {
-    const BlockView<float, float> view{reinterpret_cast<const float*>(block),
-                                       reinterpret_cast<const float*>(v_part), nullptr, nullptr};
-    tasks_over_block<then>(view, dim, padded_dim, n_tasks, tasks);
-  } else if constexpr (kind == KvKind::f16) {
-    const BlockView<std::uint16_t, std::uint16_t> view{
-        reinterpret_cast<const std::uint16_t*>(block),
-        reinterpret_cast<const std::uint16_t*>(v_part), nullptr, nullptr};
-    if (n_tasks <= attention_rows) {
-      return tasks_over_block<then>(view, dim, padded_dim, n_tasks, tasks);
-    }
-    const BlockView<float, float> floats{to_floats(view.k, dim * kv_block_positions, k),
-                                         to_floats(view.v, padded_dim * n_keys, v), nullptr,
-                                         nullptr};
-    tasks_over_block<then>(floats, dim, padded_dim, n_tasks, tasks);
-  } else {
-    const BlockView<std::uint8_t, std::int8_t> view{
-        reinterpret_cast<const std::uint8_t*>(block), reinterpret_cast<const std::int8_t*>(v_part),
-        reinterpret_cast<const std::uint16_t*>(block + layout.k_scales_offset()),
-        reinterpret_cast<const std::uint16_t*>(block + layout.v_scales_offset())};
-    if (n_tasks <= attention_rows) {
-      return tasks_over_block<then>(view, dim, padded_dim, n_tasks, tasks);
-    }
-    const BlockView<std::uint8_t, float> floats{view.k, to_floats(view.v, padded_dim * n_keys, v),
-                                                view.k_scales, view.v_scales};
-    tasks_over_block<then>(floats, dim, padded_dim, n_tasks, tasks);
-  }
+template <class Number>
+void over_float_block(const FloatBlock<Number>& block, const Dims& dims, Then then, int n_keys,
+                      int n_tasks, TaskState* const* tasks, float* k, float* v) {
+  constexpr int small = attention_rows < most_small_rows ? attention_rows : most_small_rows;
+  if (n_tasks <= small) return tasks_over_block<small>(block, dims, then, n_tasks, tasks);
+  const FloatBlock<float> floats{to_floats(block.k, dims.head * kv_block_positions, k),
+                                 to_floats(block.v, dims.padded * n_keys, v), block.k_scales,
+                                 block.v_scales};
+  tasks_over_block<attention_rows>(floats, dims, then, n_tasks, tasks);
 }
 
-template <KvKind kind>
-void prepare_task(const AttentionTask& task, std::int64_t dim, std::int64_t padded_dim,
-                  TaskState& state) {
-  for (std::int64_t i = 0; i < padded_dim; i += n_lanes) {
-    store(state.q + i, splat(0.0f));
-    store(state.o + i, splat(0.0f));
+template <int bits>
+void over_integer_block(IntegerBlock<bits> block, const Dims& dims, Then then, int n_tasks,
+                        TaskState* const* tasks, float* correction) {
+  if constexpr (wide_bias != 0) {
+    block.v_correction = correct_values(block, dims, reinterpret_cast<std::int32_t*>(correction));
   }
-  row_scale(task.q, task.scale, dim, state.q);
-  state.max = -__builtin_inff();
-  state.l = 0;
-  if constexpr (kind == KvKind::int8_token) {
-    state.q_scale = absmax(state.q, dim) / largest_code;
-    const float reciprocal = reciprocal_of_scale(state.q_scale);
-    i32x16 code_sum = splat(0);
-    auto* codes = reinterpret_cast<std::int8_t*>(state.q);  // behind the numbers being read
-    for (std::int64_t i = 0; i < padded_dim; i += n_lanes) {
-      const i32x16 code = codes_of(load(state.q + i), reciprocal);
-      code_sum = add(code_sum, code);
-      store_i8(codes + i, code);
-    }
-    state.start = -(key_bias - wide_bias) * sum(code_sum);
-  }
+  tasks_over_block<attention_rows>(block, dims, then, n_tasks, tasks);
 }
 
 /// The scratch of a tile: a block in f32, then the arrays of every task.
 struct TileScratch {
   float *k, *v, *tasks;
-  TileScratch(std::byte* scratch, std::int64_t padded_dim)
+  std::int64_t padded_dim, n_groups;
+  TileScratch(const KvLayout& layout, std::byte* scratch)
       : k(reinterpret_cast<float*>(scratch)),
-        v(k + padded_dim * kv_block_positions),
-        tasks(v + padded_dim * kv_block_positions) {}
+        v(k + layout.padded_dim() * kv_block_positions),
+        tasks(v + layout.padded_dim() * kv_block_positions),
+        padded_dim(layout.padded_dim()),
+        n_groups(layout.n_groups()) {}
 
-  void give(std::int64_t i, std::int64_t padded_dim, TaskState& state) const {
-    state.q = tasks + i * (3 * padded_dim + kv_block_positions);
+  void give(std::int64_t i, TaskState& state) const {
+    state.q = tasks + i * attention_task_floats(padded_dim, n_groups);
     state.o = state.q + padded_dim;
     state.block_o = state.o + padded_dim;
     state.p = state.block_o + padded_dim;
+    float* const groups = state.p + kv_block_positions;
+    state.weights = reinterpret_cast<std::uint8_t*>(groups);
+    state.unit = groups + n_groups * n_lanes;
+    state.k_start = reinterpret_cast<std::int32_t*>(state.unit + n_groups);
+    state.v_start = state.k_start + n_groups;
   }
 };
+
+void over_block(const KvLayout& layout, const std::byte* block, const Dims& dims, Then then,
+                int n_keys, int n_tasks, TaskState* const* tasks, const TileScratch& memory) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(block);
+  const auto* v_bytes = bytes + layout.v_offset();
+  const auto* k_scales = reinterpret_cast<const std::uint16_t*>(bytes + layout.k_scales_offset());
+  const auto* v_scales = reinterpret_cast<const std::uint16_t*>(bytes + layout.v_scales_offset());
+  const int n_quads = (n_keys + quad - 1) / quad;
+  switch (layout.kind) {
+    case KvKind::f32: {
+      const FloatBlock<float> floats{reinterpret_cast<const float*>(bytes),
+                                     reinterpret_cast<const float*>(v_bytes), nullptr, nullptr};
+      return tasks_over_block<attention_rows>(floats, dims, then, n_tasks, tasks);
+    }
+    case KvKind::f16:
+      return over_float_block(
+          FloatBlock<std::uint16_t>{reinterpret_cast<const std::uint16_t*>(bytes),
+                                    reinterpret_cast<const std::uint16_t*>(v_bytes), nullptr,
+                                    nullptr},
+          dims, then, n_keys, n_tasks, tasks, memory.k, memory.v);
+    case KvKind::e4m3_token:
+      return over_float_block(FloatBlock<std::uint8_t>{bytes, v_bytes, k_scales, v_scales}, dims,
+                              then, n_keys, n_tasks, tasks, memory.k, memory.v);
+    case KvKind::int8_token:
+      return over_integer_block(
+          IntegerBlock<8>{bytes, v_bytes, k_scales, v_scales, nullptr, n_quads, 1}, dims, then,
+          n_tasks, tasks, memory.k);
+    case KvKind::int4_g64:
+      return over_integer_block(
+          IntegerBlock<4>{bytes, v_bytes, k_scales, v_scales, nullptr, n_quads, memory.n_groups},
+          dims, then, n_tasks, tasks, memory.k);
+  }
+}
+
+void reset_sums(std::int64_t padded_dim, TaskState& state) {
+  for (std::int64_t i = 0; i < padded_dim; i += n_lanes) store(state.o + i, splat(0.0f));
+  state.max = -__builtin_inff();
+  state.l = 0;
+}
+
+void prepare_task(const KvLayout& layout, const AttentionTask& task, const Dims& dims,
+                  TaskState& state) {
+  for (std::int64_t i = 0; i < dims.padded; i += n_lanes) store(state.q + i, splat(0.0f));
+  row_scale(task.q, task.scale, dims.head, state.q);
+  if (layout.kind == KvKind::int8_token) prepare_integer_query<8>(dims, state);
+  if (layout.kind == KvKind::int4_g64) prepare_integer_query<4>(dims, state);
+}
 
 LOWBIT_PRIMITIVE void write_out(const AttentionTask& task, std::int64_t dim,
                                 const TaskState& state) {
@@ -440,17 +370,17 @@ LOWBIT_PRIMITIVE float* partial_at(const AttentionPartials& partials, std::int64
   return partials.numbers + at * (AttentionPartials::o_at + padded_dim);
 }
 
-/// The blocks [first_block, last_block) for a tile. partials: only read when results are kept.
-template <KvKind kind, Then then>
+/// The blocks [first_block, last_block) for a tile. partials: only touched when results are kept.
 void over_blocks(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
-                 std::int64_t first_block, std::int64_t last_block,
+                 std::int64_t first_block, std::int64_t last_block, Then then,
                  const AttentionPartials& partials, std::byte* scratch) {
-  const std::int64_t dim = layout.head_dim, padded_dim = layout.padded_dim();
-  const TileScratch memory(scratch, padded_dim);
+  const Dims dims{layout.head_dim, layout.padded_dim(), layout.group_dim()};
+  const TileScratch memory(layout, scratch);
   TaskState states[attention_tile_tasks];
   for (std::int64_t i = 0; i < n_tasks; ++i) {
-    memory.give(i, padded_dim, states[i]);
-    prepare_task<kind>(tasks[i], dim, padded_dim, states[i]);
+    memory.give(i, states[i]);
+    prepare_task(layout, tasks[i], dims, states[i]);
+    if (then == Then::fold) reset_sums(dims.padded, states[i]);
   }
   for (std::int64_t b = first_block; b < last_block; ++b) {
     TaskState* active[attention_tile_tasks];
@@ -461,41 +391,21 @@ void over_blocks(const KvLayout& layout, const AttentionTask* tasks, std::int64_
       if (state.keys.first >= state.keys.last) continue;
       active[n_active++] = &state;
       if (state.keys.last > n_keys) n_keys = state.keys.last;
-      if constexpr (then == Then::keep) {
-        state.block_o = partial_at(partials, padded_dim, i, b) + AttentionPartials::o_at;
+      if (then == Then::keep) {
+        state.block_o = partial_at(partials, dims.padded, i, b) + AttentionPartials::o_at;
       }
     }
     if (n_active == 0) continue;
-    over_block<kind, then>(layout, tasks[0].blocks[b], padded_dim, n_keys, n_active, active,
-                           memory.k, memory.v);
-    if constexpr (then == Then::keep) {
-      for (int i = 0; i < n_active; ++i) {
-        float* partial = active[i]->block_o - AttentionPartials::o_at;
-        partial[0] = active[i]->block_max;
-        partial[1] = active[i]->block_l;
-      }
+    over_block(layout, tasks[0].blocks[b], dims, then, n_keys, n_active, active, memory);
+    if (then == Then::fold) continue;
+    for (int i = 0; i < n_active; ++i) {
+      float* partial = active[i]->block_o - AttentionPartials::o_at;
+      partial[0] = active[i]->block_max;
+      partial[1] = active[i]->block_l;
     }
   }
-  if constexpr (then == Then::fold) {
-    for (std::int64_t i = 0; i < n_tasks; ++i) write_out(tasks[i], dim, states[i]);
-  }
-}
-
-template <Then then>
-void over_blocks_of_kind(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
-                         std::int64_t first_block, std::int64_t last_block,
-                         const AttentionPartials& partials, std::byte* scratch) {
-  switch (layout.kind) {
-    case KvKind::f32:
-      return over_blocks<KvKind::f32, then>(layout, tasks, n_tasks, first_block, last_block,
-                                            partials, scratch);
-    case KvKind::f16:
-      return over_blocks<KvKind::f16, then>(layout, tasks, n_tasks, first_block, last_block,
-                                            partials, scratch);
-    case KvKind::int8_token:
-      return over_blocks<KvKind::int8_token, then>(layout, tasks, n_tasks, first_block, last_block,
-                                                   partials, scratch);
-  }
+  if (then == Then::keep) return;
+  for (std::int64_t i = 0; i < n_tasks; ++i) write_out(tasks[i], dims.head, states[i]);
 }
 
 void attend(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
@@ -507,22 +417,21 @@ void attend(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_t
     if (tasks[i].n_visible > n_visible) n_visible = tasks[i].n_visible;
   }
   const std::int64_t last_block = (n_visible + kv_block_positions - 1) / kv_block_positions;
-  over_blocks_of_kind<Then::fold>(layout, tasks, n_tasks, first_block, last_block, {}, scratch);
+  over_blocks(layout, tasks, n_tasks, first_block, last_block, Then::fold, {}, scratch);
 }
 
 void attend_blocks(const KvLayout& layout, const AttentionTask* tasks, std::int64_t n_tasks,
                    std::int64_t first_block, std::int64_t last_block,
                    const AttentionPartials& partials, std::byte* scratch) {
-  over_blocks_of_kind<Then::keep>(layout, tasks, n_tasks, first_block, last_block, partials,
-                                  scratch);
+  over_blocks(layout, tasks, n_tasks, first_block, last_block, Then::keep, partials, scratch);
 }
 
 void fold_partials(const KvLayout& layout, const AttentionTask& task, std::int64_t i,
                    const AttentionPartials& partials, std::byte* scratch) {
-  const std::int64_t dim = layout.head_dim, padded_dim = layout.padded_dim();
+  const std::int64_t padded_dim = layout.padded_dim();
   TaskState state;
-  TileScratch(scratch, padded_dim).give(0, padded_dim, state);
-  prepare_task<KvKind::f32>(task, dim, padded_dim, state);
+  TileScratch(layout, scratch).give(0, state);
+  reset_sums(padded_dim, state);
   for (std::int64_t b = partials.first_block; b < partials.first_block + partials.n_blocks; ++b) {
     const VisibleKeys keys = visible_keys(task, b);
     if (keys.first >= keys.last) continue;
@@ -531,11 +440,9 @@ void fold_partials(const KvLayout& layout, const AttentionTask& task, std::int64
     state.block_l = partial[1];
     TaskState* const states[]{&state};
     fold_sums<1>(states);
-    for (std::int64_t j = 0; j < padded_dim; j += n_lanes) {
-      fold_values(state, j, load(partial + AttentionPartials::o_at + j));
-    }
+    fold_values(partial + AttentionPartials::o_at, padded_dim, state);
   }
-  write_out(task, dim, state);
+  write_out(task, layout.head_dim, state);
 }
 
 constexpr AttentionKernels attention_kernels{.kv_store = block_store,

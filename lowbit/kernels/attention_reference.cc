@@ -9,6 +9,8 @@
 
 #include "lowbit/base/half.h"
 #include "lowbit/base/math.h"
+#include "lowbit/formats/code.h"
+#include "lowbit/formats/codes.h"
 #include "lowbit/kernels/attention.h"
 #include "lowbit/kernels/vector_ops.h"
 
@@ -16,8 +18,26 @@ namespace lowbit {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr float largest_code = 127, largest_half = 65504;
-constexpr int k_bias = 128;  // key codes are stored as unsigned bytes
+constexpr float largest_half = 65504, largest_query_code = 127, largest_weight = 255;
+
+/// How the codes of a kind are chosen.
+struct CodeRange {
+  float divisor, lowest, highest;
+  int k_bias, v_bias;  // code + bias is stored
+};
+CodeRange range_of(KvKind kind) {
+  switch (kind) {
+    case KvKind::int4_g64:
+      return {7.5f, -8, 7, 8, 8};
+    case KvKind::e4m3_token:
+      return {448, -448, 448, 0, 0};
+    default:
+      return {127, -127, 127, 128, 0};
+  }
+}
+bool is_integer(KvKind kind) {
+  return kind == KvKind::int8_token || kind == KvKind::int4_g64;
+}
 
 /// A number of a block; memory is bytes, so every access copies.
 template <class T>
@@ -42,66 +62,113 @@ float reciprocal_of_scale(float scale) {
   return scale >= std::numeric_limits<float>::min() ? 1.0f / scale : 0.0f;
 }
 
-int code_of(float x, float reciprocal) {
+float clamped(float x, float reciprocal, float lowest, float highest) {
   float y = x * reciprocal;
-  y = y > -largest_code ? y : -largest_code;
-  y = y < largest_code ? y : largest_code;
+  y = y > lowest ? y : lowest;
+  return y < highest ? y : highest;
+}
+
+int nearest_integer(float y) {
   constexpr float magic = 0x1.8p+23f;  // adding it rounds to an integer, ties to even
   return static_cast<int>((y + magic) - magic);
 }
 
-/// Index of number i of key `position` in the K part.
-std::int64_t k_index(const KvLayout& layout, std::int64_t i, int position) {
-  constexpr std::int64_t quad = 4;
-  if (layout.kind != KvKind::int8_token) return i * kv_block_positions + position;
-  return (i / quad * kv_block_positions + position) * quad + i % quad;
+const Code& e4m3() {
+  static const Code& code = *codes::find("e4m3");
+  return code;
+}
+
+/// Where a code lies in its part of a block: a whole byte or a nibble.
+struct Place {
+  std::int64_t byte;
+  bool is_high = false;
+};
+constexpr std::int64_t quad = 4, nibbles = 2, half_step = 16;
+
+Place k_place(const KvLayout& layout, std::int64_t i, int position) {
+  if (!is_integer(layout.kind)) return {i * kv_block_positions + position};
+  const std::int64_t per_row = layout.kind == KvKind::int4_g64 ? nibbles * quad : quad;
+  return {(i / per_row * kv_block_positions + position) * quad + i % quad, i % per_row >= quad};
+}
+
+Place v_place(const KvLayout& layout, std::int64_t i, int position) {
+  if (!is_integer(layout.kind)) return {position * layout.padded_dim() + i};
+  const std::int64_t row = position / quad * layout.padded_dim();
+  if (layout.kind == KvKind::int8_token) return {(row + i) * quad + position % quad};
+  const std::int64_t column = i / (nibbles * half_step) * half_step + i % half_step;
+  return {(row / nibbles + column) * quad + position % quad, i / half_step % nibbles == 1};
+}
+
+void put_code(const KvLayout& layout, std::byte* part, Place place, int stored) {
+  auto byte = static_cast<std::uint8_t>(stored);
+  if (layout.kind == KvKind::int4_g64) {
+    const auto old = number_at<std::uint8_t>(part, place.byte);
+    byte = static_cast<std::uint8_t>(place.is_high ? (old & 0x0f) | stored << 4
+                                                   : (old & 0xf0) | stored);
+  }
+  put_number(part, place.byte, byte);
+}
+
+int code_at(const KvLayout& layout, const std::byte* part, Place place, int bias) {
+  const int byte = number_at<std::uint8_t>(part, place.byte);
+  if (layout.kind == KvKind::int4_g64) return (place.is_high ? byte >> 4 : byte & 0x0f) - bias;
+  if (bias != 0) return byte - bias;
+  return static_cast<std::int8_t>(byte);
+}
+
+/// Of numbers [64 g, ...) of the position's vector.
+float scale_at(const std::byte* scales, std::int64_t group, int position) {
+  return half_to_float(number_at<std::uint16_t>(scales, group * kv_block_positions + position));
+}
+
+/// One vector of a position. place_of: k_place or v_place.
+template <class PlaceOf>
+void store_vector(const KvLayout& layout, std::byte* part, std::byte* scales, int position,
+                  const float* x, int bias, const PlaceOf& place_of) {
+  const CodeRange range = range_of(layout.kind);
+  float reciprocal = 0;
+  for (std::int64_t i = 0; i < layout.head_dim; ++i) {
+    const Place place = place_of(layout, i, position);
+    if (layout.kind == KvKind::f32) {
+      put_number(part, place.byte, x[i]);
+      continue;
+    }
+    if (layout.kind == KvKind::f16) {
+      put_number(part, place.byte, float_to_half(x[i]));
+      continue;
+    }
+    if (i % layout.group_dim() == 0) {
+      const std::int64_t n = std::min(layout.group_dim(), layout.head_dim - i);
+      const float scale = absmax(x + i, n) / range.divisor;
+      const std::uint16_t stored = float_to_half(scale < largest_half ? scale : largest_half);
+      put_number(scales, i / layout.group_dim() * kv_block_positions + position, stored);
+      reciprocal = reciprocal_of_scale(half_to_float(stored));
+    }
+    const float y = clamped(x[i], reciprocal, range.lowest, range.highest);
+    const int code = layout.kind == KvKind::e4m3_token ? static_cast<int>(nearest_code(e4m3(), y))
+                                                       : nearest_integer(y) + bias;
+    put_code(layout, part, place, code);
+  }
 }
 
 void kv_store(const KvLayout& layout, std::byte* block, int position, const float* k,
               const float* v) {
-  std::byte* v_part = block + layout.v_offset();
-  const std::int64_t v_row = position * layout.padded_dim();
-  float k_reciprocal = 0, v_reciprocal = 0;
-  if (layout.kind == KvKind::int8_token) {
-    const auto put_scale = [&](std::int64_t offset, const float* x) {
-      const float scale = absmax(x, layout.head_dim) / largest_code;
-      const std::uint16_t stored = float_to_half(scale < largest_half ? scale : largest_half);
-      put_number(block + offset, position, stored);
-      return reciprocal_of_scale(half_to_float(stored));
-    };
-    k_reciprocal = put_scale(layout.k_scales_offset(), k);
-    v_reciprocal = put_scale(layout.v_scales_offset(), v);
-  }
-  for (std::int64_t i = 0; i < layout.head_dim; ++i) {
-    const std::int64_t k_at = k_index(layout, i, position);
-    switch (layout.kind) {
-      case KvKind::f32:
-        put_number(block, k_at, k[i]);
-        put_number(v_part, v_row + i, v[i]);
-        break;
-      case KvKind::f16:
-        put_number(block, k_at, float_to_half(k[i]));
-        put_number(v_part, v_row + i, float_to_half(v[i]));
-        break;
-      case KvKind::int8_token:
-        put_number(block, k_at, static_cast<std::uint8_t>(code_of(k[i], k_reciprocal) + k_bias));
-        put_number(v_part, v_row + i, static_cast<std::int8_t>(code_of(v[i], v_reciprocal)));
-        break;
-    }
-  }
+  const CodeRange range = range_of(layout.kind);
+  store_vector(layout, block, block + layout.k_scales_offset(), position, k, range.k_bias, k_place);
+  store_vector(layout, block + layout.v_offset(), block + layout.v_scales_offset(), position, v,
+               range.v_bias, v_place);
 }
 
-/// Number `index` of a part in f32: for f32, f16 and the s8 codes of V.
-float decoded(const KvLayout& layout, const std::byte* part, std::int64_t index) {
+/// Number of a part in f32, without its scale.
+float decoded(const KvLayout& layout, const std::byte* part, Place place) {
   switch (layout.kind) {
     case KvKind::f32:
-      return number_at<float>(part, index);
+      return number_at<float>(part, place.byte);
     case KvKind::f16:
-      return half_to_float(number_at<std::uint16_t>(part, index));
-    case KvKind::int8_token:
-      return number_at<std::int8_t>(part, index);
+      return half_to_float(number_at<std::uint16_t>(part, place.byte));
+    default:
+      return e4m3().values[number_at<std::uint8_t>(part, place.byte)];
   }
-  return 0;
 }
 
 struct Query {
@@ -113,28 +180,43 @@ struct Query {
 Query prepare(const KvLayout& layout, const AttentionTask& task) {
   Query query;
   for (std::int64_t i = 0; i < layout.head_dim; ++i) query.scaled.push_back(task.q[i] * task.scale);
-  query.scale = absmax(query.scaled.data(), layout.head_dim) / largest_code;
+  query.scale = absmax(query.scaled.data(), layout.head_dim) / largest_query_code;
   const float reciprocal = reciprocal_of_scale(query.scale);
-  for (const float t : query.scaled) query.codes.push_back(code_of(t, reciprocal));
+  for (const float t : query.scaled) {
+    query.codes.push_back(
+        nearest_integer(clamped(t, reciprocal, -largest_query_code, largest_query_code)));
+  }
   return query;
 }
 
-float score(const KvLayout& layout, const Query& query, const std::byte* block, int position) {
-  if (layout.kind == KvKind::int8_token) {
-    int dot = 0;
-    for (std::int64_t i = 0; i < layout.head_dim; ++i) {
-      const int code = number_at<std::uint8_t>(block, k_index(layout, i, position)) - k_bias;
-      dot += query.codes[static_cast<std::size_t>(i)] * code;
-    }
-    const auto k_scale = number_at<std::uint16_t>(block + layout.k_scales_offset(), position);
-    return static_cast<float>(dot) * (query.scale * half_to_float(k_scale));
-  }
+float integer_score(const KvLayout& layout, const Query& query, const std::byte* block,
+                    int position) {
   float s = 0;
-  for (std::int64_t i = 0; i < layout.head_dim; ++i) {
-    const float k = decoded(layout, block, k_index(layout, i, position));
-    s = math::fma(query.scaled[static_cast<std::size_t>(i)], k, s);
+  for (std::int64_t group = 0; group < layout.n_groups(); ++group) {
+    const std::int64_t first = group * layout.group_dim();
+    const std::int64_t last = std::min(first + layout.group_dim(), layout.head_dim);
+    int dot = 0;
+    for (std::int64_t i = first; i < last; ++i) {
+      dot += query.codes[static_cast<std::size_t>(i)] *
+             code_at(layout, block, k_place(layout, i, position), range_of(layout.kind).k_bias);
+    }
+    const float k_scale = scale_at(block + layout.k_scales_offset(), group, position);
+    const float factor = query.scale * k_scale;
+    s = group == 0 ? static_cast<float>(dot) * factor
+                   : math::fma(static_cast<float>(dot), factor, s);
   }
   return s;
+}
+
+float score(const KvLayout& layout, const Query& query, const std::byte* block, int position) {
+  if (is_integer(layout.kind)) return integer_score(layout, query, block, position);
+  float s = 0;
+  for (std::int64_t i = 0; i < layout.head_dim; ++i) {
+    const float k = decoded(layout, block, k_place(layout, i, position));
+    s = math::fma(query.scaled[static_cast<std::size_t>(i)], k, s);
+  }
+  if (layout.n_groups() == 0) return s;
+  return s * scale_at(block + layout.k_scales_offset(), 0, position);
 }
 
 struct Partial {
@@ -142,11 +224,52 @@ struct Partial {
   std::vector<float> o;
 };
 
+using Weights = std::array<float, kv_block_positions>;
+
+/// o' of the numbers [64 g, ...) by integers.
+void integer_values(const KvLayout& layout, const std::byte* block, VisibleKeys keys,
+                    std::int64_t group, const Weights& p, std::vector<float>& o) {
+  const std::byte* v_part = block + layout.v_offset();
+  Weights w{};
+  float largest = 0;
+  for (int j = keys.first; j < keys.last; ++j) {
+    const auto at = static_cast<std::size_t>(j);
+    w[at] = p[at] * scale_at(block + layout.v_scales_offset(), group, j);
+    largest = w[at] > largest ? w[at] : largest;
+  }
+  const float unit = largest / largest_weight;
+  const std::int64_t first = group * layout.group_dim();
+  const std::int64_t last = std::min(first + layout.group_dim(), layout.head_dim);
+  for (std::int64_t i = first; i < last; ++i) {
+    int dot = 0;
+    for (int j = keys.first; j < keys.last; ++j) {
+      const float y =
+          clamped(w[static_cast<std::size_t>(j)], reciprocal_of_scale(unit), 0, largest_weight);
+      dot += nearest_integer(y) *
+             code_at(layout, v_part, v_place(layout, i, j), range_of(layout.kind).v_bias);
+    }
+    o[static_cast<std::size_t>(i)] = static_cast<float>(dot) * unit;
+  }
+}
+
+void chain_values(const KvLayout& layout, const std::byte* block, VisibleKeys keys,
+                  const Weights& p, std::vector<float>& o) {
+  const std::byte* v_part = block + layout.v_offset();
+  for (int j = keys.first; j < keys.last; ++j) {
+    float factor = p[static_cast<std::size_t>(j)];
+    if (layout.n_groups() != 0) factor *= scale_at(block + layout.v_scales_offset(), 0, j);
+    for (std::size_t i = 0; i < o.size(); ++i) {
+      const Place place = v_place(layout, static_cast<std::int64_t>(i), j);
+      o[i] = math::fma(factor, decoded(layout, v_part, place), o[i]);
+    }
+  }
+}
+
 Partial over_block(const KvLayout& layout, const Query& query, const std::byte* block,
                    VisibleKeys keys) {
   const auto n = static_cast<std::size_t>(layout.head_dim);
   Partial partial{-infinity, 0, std::vector<float>(n, 0.0f)};
-  std::array<float, kv_block_positions> s{};
+  Weights s{}, p{};
   for (int j = keys.first; j < keys.last; ++j) {
     const auto at = static_cast<std::size_t>(j);
     s[at] = score(layout, query, block, j);
@@ -155,22 +278,20 @@ Partial over_block(const KvLayout& layout, const Query& query, const std::byte* 
   std::array<float, reduction_lanes> lanes{};
   for (int j = keys.first; j < keys.last; ++j) {
     const auto at = static_cast<std::size_t>(j);
-    const float p = math::exp(s[at] - partial.m);
-    lanes[at % reduction_lanes] += p;
-    float factor = p;
-    if (layout.kind == KvKind::int8_token) {
-      factor *= half_to_float(number_at<std::uint16_t>(block + layout.v_scales_offset(), j));
-    }
-    for (std::size_t i = 0; i < n; ++i) {
-      const std::int64_t v_at = j * layout.padded_dim() + static_cast<std::int64_t>(i);
-      const float v = decoded(layout, block + layout.v_offset(), v_at);
-      partial.o[i] = math::fma(factor, v, partial.o[i]);
-    }
+    p[at] = math::exp(s[at] - partial.m);
+    lanes[at % reduction_lanes] += p[at];
   }
   for (std::size_t width = reduction_lanes / 2; width > 0; width /= 2) {
     for (std::size_t j = 0; j < width; ++j) lanes[j] += lanes[j + width];
   }
   partial.l = lanes[0];
+  if (!is_integer(layout.kind)) {
+    chain_values(layout, block, keys, p, partial.o);
+    return partial;
+  }
+  for (std::int64_t group = 0; group < layout.n_groups(); ++group) {
+    integer_values(layout, block, keys, group, p, partial.o);
+  }
   return partial;
 }
 

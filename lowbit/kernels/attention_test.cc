@@ -13,6 +13,7 @@
 #include <random>
 #include <string>
 
+#include "lowbit/formats/codes.h"
 #include "lowbit/kernels/kernel_table.h"
 
 namespace lowbit {
@@ -68,6 +69,12 @@ class Cache {
   std::span<const std::byte> bytes() const {
     return {first_, blocks_.size() * static_cast<std::size_t>(layout_.block_bytes())};
   }
+  /// Other numbers at a position.
+  void store(const AttentionKernels& kernels, std::int64_t position, const std::vector<float>& k,
+             const std::vector<float>& v) {
+    kernels.kv_store(layout_, first_ + position / kv_block_positions * layout_.block_bytes(),
+                     static_cast<int>(position % kv_block_positions), k.data(), v.data());
+  }
   /// Fills whole blocks that a task must not touch.
   void poison(std::int64_t block) {
     std::memset(first_ + block * layout_.block_bytes(), 0xff,
@@ -116,7 +123,7 @@ class AttentionTest : public ::testing::TestWithParam<Case> {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const KvKind kind : {KvKind::f32, KvKind::f16, KvKind::int8_token}) {
+  for (const KvKind kind : all_kv_kinds) {
     for (const std::int64_t head_dim : {1, 8, 20, 64, 80, 130}) {
       cases.push_back({kind, head_dim});
     }
@@ -131,32 +138,73 @@ struct Truth {
   std::vector<double> out, bound;
 };
 
-/// With eps = 2^-24, storing k costs r |k| (f16: r = 2^-11) or half a unit h of int8 per number:
-///   d(s) <= sum |t| (r |k| + h_k) + h_t sum |k| + (head_dim + 3) eps sum |t k|
-/// h_t is half a unit of the int8 query. A weight w = p / l is off by the factor 1 +- e,
+/// Units of the codes of a kind: absmax of a group / its divisor (attention.h).
+double divisor_of(KvKind kind) {
+  switch (kind) {
+    case KvKind::int4_g64:
+      return 7.5;
+    case KvKind::e4m3_token:
+      return 448;
+    default:
+      return 127;
+  }
+}
+bool is_integer(KvKind kind) {
+  return kind == KvKind::int8_token || kind == KvKind::int4_g64;
+}
+
+/// How far number i of a stored vector may be from the given one, and the unit of its group (f16
+/// rounds it by 2^-11, which can push the largest number that far beyond the last code).
+struct Stored {
+  double error, unit;
+};
+std::vector<Stored> stored(const KvLayout& layout, const float* x) {
+  constexpr double f16_rounding = 0x1p-11, e4m3_rounding = 0x1p-4, e4m3_least = 0x1p-9;
+  std::vector<Stored> list;
+  for (std::int64_t i = 0; i < layout.head_dim; ++i) {
+    if (layout.n_groups() == 0) {
+      list.push_back({layout.kind == KvKind::f16 ? f16_rounding * std::abs(x[i]) : 0.0, 0.0});
+      continue;
+    }
+    const std::int64_t first = i / layout.group_dim() * layout.group_dim();
+    const std::int64_t last = std::min(first + layout.group_dim(), layout.head_dim);
+    double largest = 0;
+    for (std::int64_t j = first; j < last; ++j) largest = std::max(largest, std::abs(double{x[j]}));
+    const double unit = largest / divisor_of(layout.kind) * (1 + f16_rounding);
+    const double half = is_integer(layout.kind)
+                            ? unit / 2 + largest * f16_rounding
+                            : e4m3_rounding * std::abs(x[i]) + unit * e4m3_least / 2;
+    list.push_back({half, unit});
+  }
+  return list;
+}
+
+/// With eps = 2^-24, storing k costs h_k per number, the query's int8 (integer K) h_t:
+///   d(s) <= sum |t| h_k + h_t sum (|k| + h_k) + (head_dim + 3) eps sum |t k|
+/// A weight w = p / l is off by the factor 1 +- e,
 ///   e = 2 max d(s) + 2 exp_bound' (64 eps with the fold's exps) + eps max |s - m|
-/// and o by the rounding of 64 fmas in a block, 3 operations in each fold and one division. 1.5
-/// covers the products of errors.
+/// and o by the rounding of 64 fmas in a block, 3 operations in each fold and one division. With
+/// integer V, the weight of a code is off by half a unit: 1/255 of the largest weight of a code in
+/// the block. 1.5 covers the products of errors.
 Truth truth_of(const KvLayout& layout, const Cache& cache, const float* q, float scale,
                std::int64_t first, std::int64_t last) {
-  constexpr double eps = 0x1p-24;
+  constexpr double eps = 0x1p-24, weight_levels = 255;
   const auto n = static_cast<std::size_t>(layout.head_dim);
-  const auto half_unit = [&](const float* x, double factor) {
-    double largest = 0;
-    for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i] * factor));
-    return layout.kind == KvKind::int8_token ? largest / 127 / 2 * 1.001 : 0.0;
-  };
-  const double r = layout.kind == KvKind::f16 ? 0x1p-11 : 0.0;
+  double largest_t = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    largest_t = std::max(largest_t, std::abs(static_cast<double>(q[i]) * double{scale}));
+  }
+  const double h_t = is_integer(layout.kind) ? largest_t / 127 / 2 * 1.001 : 0.0;
   std::vector<double> s;
   double worst_s = 0, m = -std::numeric_limits<double>::infinity(), lowest = -m;
   for (std::int64_t j = first; j < last; ++j) {
     const float* k = cache.k(j);
-    const double h_k = half_unit(k, 1), h_t = half_unit(q, scale);
+    const std::vector<Stored> k_stored = stored(layout, k);
     double sum = 0, error = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      const double t = static_cast<double>(q[i]) * static_cast<double>(scale);
+      const double t = static_cast<double>(q[i]) * double{scale}, h_k = k_stored[i].error;
       sum += t * k[i];
-      error += std::abs(t) * (r * std::abs(k[i]) + h_k) + h_t * (std::abs(k[i]) + h_k) +
+      error += std::abs(t) * h_k + h_t * (std::abs(k[i]) + h_k) +
                static_cast<double>(layout.head_dim + 3) * eps * std::abs(t * k[i]);
     }
     s.push_back(sum);
@@ -170,14 +218,31 @@ Truth truth_of(const KvLayout& layout, const Cache& cache, const float* q, float
   const double sum_error = (64 + 3 * n_blocks + 1) * eps;
   double l = 0;
   for (const double x : s) l += std::exp(x - m);
+  const auto weight = [&](std::int64_t j) {
+    return std::exp(s[static_cast<std::size_t>(j - first)] - m) / l;
+  };
   for (std::int64_t j = first; j < last; ++j) {
     const float* v = cache.v(j);
-    const double h_v = half_unit(v, 1),
-                 w = std::exp(s[static_cast<std::size_t>(j - first)] - m) / l;
+    const std::vector<Stored> v_stored = stored(layout, v);
     for (std::size_t i = 0; i < n; ++i) {
+      const double w = weight(j), h_v = v_stored[i].error;
       truth.out[i] += w * v[i];
-      const double stored = r * std::abs(v[i]) + h_v;
-      truth.bound[i] += 1.5 * w * (stored + (std::abs(v[i]) + stored) * (weight_error + sum_error));
+      truth.bound[i] += 1.5 * w * (h_v + (std::abs(v[i]) + h_v) * (weight_error + sum_error));
+    }
+  }
+  if (!is_integer(layout.kind)) return truth;
+  for (std::int64_t b = first; b < last; b = (b / kv_block_positions + 1) * kv_block_positions) {
+    const std::int64_t end = std::min(last, (b / kv_block_positions + 1) * kv_block_positions);
+    std::vector<double> largest(n, 0.0), codes(n, 0.0);
+    for (std::int64_t j = b; j < end; ++j) {
+      const std::vector<Stored> v_stored = stored(layout, cache.v(j));
+      for (std::size_t i = 0; i < n; ++i) {
+        largest[i] = std::max(largest[i], weight(j) * v_stored[i].unit);
+        if (v_stored[i].unit > 0) codes[i] += std::abs(cache.v(j)[i]) / v_stored[i].unit + 0.5;
+      }
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      truth.bound[i] += 1.5 * (1 + weight_error) * largest[i] / weight_levels / 2 * codes[i];
     }
   }
   return truth;
@@ -307,8 +372,79 @@ TEST_P(AttentionTest, BlocksOutsideTheWindowAreNotTouched) {
   }
 }
 
+/// Every instruction set passes over NaN the same way, in keys, values and at positions that a task
+/// does not see.
+TEST_P(AttentionTest, NumbersThatAreNoneGiveTheReferenceBits) {
+  const KvLayout kv = layout();
+  constexpr std::int64_t n_positions = 80, n_visible = 70;
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto n = static_cast<std::size_t>(kv.head_dim);
+  const std::vector<float> q = queries(1);
+  const auto bytes_and_out = [&](const AttentionKernels& kernels, std::vector<float>& out) {
+    Cache cache(kernels, kv, n_positions, seed);
+    std::vector<float> k(cache.k(5), cache.k(5) + n), v(cache.v(5), cache.v(5) + n);
+    cache.store(kernels, n_visible, std::vector<float>(n, nan), std::vector<float>(n, nan));
+    if (kv.n_groups() != 0) {  // f32 and f16 keep a NaN
+      k[n / 2] = nan;
+      v[n - 1] = nan;
+      cache.store(kernels, 5, k, v);
+    }
+    k.assign(n, 1e30f);
+    v.assign(n, -0.0f);
+    cache.store(kernels, n_visible + 1, k, v);
+    const AttentionTask task{q.data(), out.data(), cache.blocks(), n_visible, 0, scale()};
+    ThreadPool pool(1);
+    AttentionWorkspace workspace;
+    attention(pool, kernels, kv, {&task, 1}, workspace);
+    return std::vector<std::byte>(cache.bytes().begin(), cache.bytes().end());
+  };
+  std::vector<float> expected(n), found(n);
+  const std::vector<std::byte> bytes = bytes_and_out(reference_attention_kernels, expected);
+  for (const float x : expected) EXPECT_TRUE(std::isfinite(x));
+  for (const Kernels& tested : kernels_under_test()) {
+    EXPECT_EQ(bytes, bytes_and_out(*tested.kernels, found)) << tested.name;
+    EXPECT_EQ(std::memcmp(expected.data(), found.data(), n * sizeof(float)), 0) << tested.name;
+  }
+}
+
+/// Stored as whole codes: numbers times 448 / absmax = 1 survive, whatever they are.
+TEST(KvBlock, E4m3CodesAreThoseOfTheFormat) {
+  const Code& e4m3 = *codes::find("e4m3");
+  std::vector<float> numbers{448.0f,   -0.0f,     0.0f,      464.0f,
+                             0x1p-10f, -0x1p-10f, 0x1.8p-9f, 0x1.fp-7f};
+  for (const float value : e4m3.values) {
+    if (!std::isfinite(value)) continue;
+    for (const float other : e4m3.values) {  // the middle of neighbours is a tie
+      const float middle = (value + other) / 2;
+      if (std::isfinite(other) && std::abs(value - other) <= std::abs(value) / 4 + 0x1p-9f) {
+        for (const float x : {middle, std::nextafter(middle, 1e9f), std::nextafter(middle, -1e9f)})
+          numbers.push_back(x);
+      }
+    }
+  }
+  constexpr std::int64_t head_dim = 32;
+  const KvLayout kv{KvKind::e4m3_token, head_dim};
+  for (const Kernels& tested : kernels_under_test()) {
+    for (std::size_t at = 0; at < numbers.size(); at += head_dim - 1) {
+      std::vector<float> x(head_dim, 0.0f);
+      x[0] = 448.0f;  // the scale is 1
+      const std::size_t n = std::min<std::size_t>(head_dim - 1, numbers.size() - at);
+      for (std::size_t i = 0; i < n; ++i) x[i + 1] = std::clamp(numbers[at + i], -448.0f, 448.0f);
+      std::vector<std::byte> block(static_cast<std::size_t>(kv.block_bytes()));
+      tested.kernels->kv_store(kv, block.data(), 3, x.data(), x.data());
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const auto v_code =
+            block[static_cast<std::size_t>(kv.v_offset() + 3 * kv.padded_dim()) + i];
+        ASSERT_EQ(std::to_integer<std::uint32_t>(v_code), nearest_code(e4m3, x[i]))
+            << tested.name << ", " << x[i];
+        ASSERT_EQ(block[i * kv_block_positions + 3], v_code) << tested.name << ", " << x[i];
+      }
+    }
+  }
+}
+
 TEST(KvBlock, KindsHaveNames) {
-  for (const KvKind kind : {KvKind::f32, KvKind::f16, KvKind::int8_token}) {
+  for (const KvKind kind : all_kv_kinds) {
     EXPECT_EQ(kv_kind_named(name_of(kind)), kind);
   }
   EXPECT_EQ(kv_kind_named("int4"), std::nullopt);
@@ -318,6 +454,10 @@ TEST(KvBlock, BytesPerNumber) {
   constexpr std::int64_t head_dim = 64, n_numbers = 2 * head_dim * kv_block_positions;
   EXPECT_EQ((KvLayout{KvKind::f32, head_dim}.block_bytes()), n_numbers * 4);
   EXPECT_EQ((KvLayout{KvKind::f16, head_dim}.block_bytes()), n_numbers * 2);
+  EXPECT_EQ((KvLayout{KvKind::int4_g64, 2 * head_dim}.block_bytes()),
+            n_numbers + 2 * 2 * 2 * kv_block_positions);
+  EXPECT_EQ((KvLayout{KvKind::e4m3_token, head_dim}.block_bytes()),
+            n_numbers + 2 * 2 * kv_block_positions);
   // Two f16 scales for each position.
   EXPECT_EQ((KvLayout{KvKind::int8_token, head_dim}.block_bytes()),
             n_numbers + 2 * 2 * kv_block_positions);

@@ -33,11 +33,11 @@ std::int64_t scratch_bytes(std::int64_t block_k, std::int64_t n_panels, std::int
   return round_up(n_panels * (panel + n_tokens * vector) + alignment_slack, cache_line);
 }
 
-/// Inputs unpacked at a time when the tokens fit one tile.
-constexpr std::int64_t gemv_block_k = 512;
+/// Inputs unpacked at a time when the tokens are few.
+constexpr std::int64_t few_bytes_block_k = 512, few_floats_block_k = 256;
 
 bool is_gemv(const KernelTable& kernels, std::int64_t n_tokens) {
-  return n_tokens <= kernels.matmul.tile_tokens;
+  return n_tokens <= kernels.matmul.few_tokens;
 }
 
 MatmulJob job_of(const KernelTable& kernels, const MatmulPart& part) {
@@ -46,11 +46,14 @@ MatmulJob job_of(const KernelTable& kernels, const MatmulPart& part) {
   job.y = part.y.data;
   job.y_stride = part.y.stride;
   part.x->describe(kernels, *part.w, job);
-  const bool one_chain = job.codes == nullptr && job.w.group_k == 0;
+  // Nothing ends before the row does: any cut of K will do.
+  const bool one_chain =
+      job.w.group_k == 0 && (job.codes == nullptr || job.activation_group_k == 0);
   const std::int64_t unit_k =
       std::max(job.w.group_k == 0 ? 1 : job.w.chunk_k, one_chain ? std::int64_t{1} : job.step_k);
-  job.block_k = is_gemv(kernels, job.n_tokens) ? std::max(gemv_block_k, unit_k)
-                                               : round_up(job.w.cols, tile_k);
+  const std::int64_t few_k = job.codes == nullptr ? few_floats_block_k : few_bytes_block_k;
+  job.block_k =
+      is_gemv(kernels, job.n_tokens) ? std::max(few_k, unit_k) : round_up(job.w.cols, tile_k);
   return job;
 }
 
@@ -83,7 +86,7 @@ Cut cut_by_bytes(const MatmulGroup& group, const KernelTable& kernels, std::int6
 /// Many tokens: the least number of panels, and equal shares of the tokens whose codes stay in the
 /// second-level cache while panels pass by.
 Cut cut_by_tokens(const MatmulGroup& group, const KernelTable& kernels, std::int64_t n_tokens) {
-  constexpr std::int64_t most_tokens = 256;
+  constexpr std::int64_t most_tokens = 512;
   const std::int64_t n_shares = (n_tokens + most_tokens - 1) / most_tokens;
   return {unit_panels(group, kernels.matmul.tile_panels),
           round_up((n_tokens + n_shares - 1) / n_shares, kernels.matmul.tile_tokens)};

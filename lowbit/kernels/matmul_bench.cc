@@ -68,7 +68,8 @@ void run(benchmark::State& state, const Setup& s) {
   };
   product();
 
-  const bool is_gemv = s.n_tokens == 1;
+  constexpr std::int64_t most_gemv_tokens = 8;
+  const bool is_gemv = s.n_tokens <= most_gemv_tokens;
   constexpr std::int64_t probe_rounds = 20000;
   constexpr std::size_t cache_line = 64;
   alignas(64) std::array<std::int32_t, panel_cols> int_sink{};
@@ -123,7 +124,9 @@ void register_all() {
   struct Shape {
     std::int64_t n_tokens, n, k;
   };
-  constexpr std::array shapes{Shape{1, 8192, 4096}, Shape{4, 8192, 4096}, Shape{128, 1024, 2048}};
+  constexpr std::array shapes{Shape{1, 8192, 4096}, Shape{2, 8192, 4096},   Shape{4, 8192, 4096},
+                              Shape{8, 8192, 4096}, Shape{512, 2048, 8192}, Shape{512, 8192, 2048},
+                              Shape{96, 2048, 2048}};
   constexpr int least_runs = 20;
   for (const Scheme& scheme : named_schemes()) {
     const std::string pack_name = "pack/" + std::string(scheme.name);

@@ -28,7 +28,18 @@ alignas(64) constexpr float ones[panel_cols] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 
 // ---- int8 activations
 
-enum class Form : std::uint8_t { plain, integer_zero, real_zero, two_level, two_level_zero };
+/// What a step ends with. Every form has a kernel of its own, so that no tile carries registers or
+/// branches it does not need.
+enum class Form : std::uint8_t {
+  row,           // nothing varies along the row: int32 sums all the way
+  weight_scale,  // f += scale * acc
+  plain,         // f += (scale * activation scale) * acc
+  integer_zero,
+  real_zero,
+  super_8,  // two-level, dots of 8 or 4 quads that fit int16
+  super_4,
+  super_any,
+};
 
 /// One tile's view of an unpacked block. Strides in items; [token] and [panel] strides are named.
 struct Int8Tile {
@@ -44,93 +55,142 @@ struct Int8Tile {
   const float* as;  // (token, activation group)
   std::int64_t as_stride, first_step;
   int as_shift;
-  const std::int32_t* start;  // (token, step): the bias of the stored codes times the sum of x
-  const std::int32_t* asum;   // (token, step)
+  const std::int32_t* start;  // (token, step): what the accumulator starts from
+  std::int64_t start_stride;
+  const std::int32_t* asum;  // (token, step)
   std::int64_t sums_stride;
   bool is_short;             // sums of a step fit int16
   const std::int32_t* subs;  // two-level: (panel, group, 16)
-  const std::int32_t* zero_subs;
   std::int64_t sub_panel, step_subs, sub_quads, n_subs;
-  float* state;  // (token, panel, 16)
+  // Two-level, a pair of groups in one lane: (panel, pair, 16) and (token, group). sub_pairs times
+  // centre_sums is what centred codes owe, zero_pairs times asum_pairs the zeros. Null without.
+  const std::int32_t *sub_pairs, *zero_pairs;
+  std::int64_t pair_panel;
+  const std::int16_t *centre_sums, *asum_pairs;
+  std::int64_t pair_stride;
+  float* state;           // (token, panel, 16)
+  std::int32_t* i_state;  // the same memory, Form::row
 };
 
 LOWBIT_PRIMITIVE i32x16 times_sum(const i32x16& zero, std::int32_t asum, bool is_short) {
   return is_short ? mul_i16(zero, splat(asum)) : mul(zero, splat(asum));
 }
 
-/// acc += the codes of one quad times x.
-template <int n_tokens, int n_panels, bool wide>
-LOWBIT_PRIMITIVE void dot_quad(const Int8Tile& t, const std::uint8_t* codes, const std::int8_t* x,
-                               i32x16 (&acc)[n_tokens][n_panels]) {
-  u8x64 w[n_panels];
-#pragma GCC unroll 4
-  for (int p = 0; p < n_panels; ++p) w[p] = load(codes + p * t.codes_stride);
-#pragma GCC unroll 8
-  for (int i = 0; i < n_tokens; ++i) {
-    const u8x64 four = broadcast4(x + i * t.x_stride);
-#pragma GCC unroll 4
-    for (int p = 0; p < n_panels; ++p) acc[i][p] = dot4<wide>(acc[i][p], w[p], four);
-  }
-}
+/// Where a tile reads on.
+struct Cursor {
+  const std::uint8_t* codes;
+  const std::int8_t* x;
+};
 
-/// acc += codes of quads [first, last) times x. Whole tiles, the usual step, run without a branch:
-/// a loop of 8 rounds costs as much in its exit as in its products.
-template <int n_tokens, int n_panels, bool wide>
-LOWBIT_PRIMITIVE void dot_quads(const Int8Tile& t, std::int64_t first, std::int64_t last,
-                                i32x16 (&acc)[n_tokens][n_panels]) {
-  constexpr int tile_quads = tile_k / quad_k;
-  const std::uint8_t* codes = t.codes + first * row_bytes;
-  const std::int8_t* x = t.x + first * quad_k;
-  std::int64_t n_quads = last - first;
-  for (; n_quads >= tile_quads; n_quads -= tile_quads) {
+/// acc += the next n_quads quads, a number known to the compiler, times x.
+template <int n_quads, int n_tokens, int n_panels, bool wide>
+LOWBIT_PRIMITIVE void dot_some(const Int8Tile& t, Cursor& at, i32x16 (&acc)[n_tokens][n_panels]) {
 #pragma GCC unroll 8
-    for (int quad = 0; quad < tile_quads; ++quad) {
-      dot_quad<n_tokens, n_panels, wide>(t, codes + quad * row_bytes, x + quad * quad_k, acc);
+  for (int quad = 0; quad < n_quads; ++quad) {
+    u8x64 w[n_panels];
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) {
+      w[p] = load(at.codes + p * t.codes_stride + quad * row_bytes);
     }
-    codes += tile_quads * row_bytes;
-    x += tile_quads * quad_k;
+#pragma GCC unroll 16
+    for (int i = 0; i < n_tokens; ++i) {
+      const u8x64 four = broadcast4(at.x + i * t.x_stride + quad * quad_k);
+#pragma GCC unroll 4
+      for (int p = 0; p < n_panels; ++p) acc[i][p] = dot4<wide>(acc[i][p], w[p], four);
+    }
   }
-  for (; n_quads > 0; --n_quads) {
-    dot_quad<n_tokens, n_panels, wide>(t, codes, x, acc);
-    codes += row_bytes;
-    x += quad_k;
+  at.codes += n_quads * row_bytes;
+  at.x += n_quads * quad_k;
+}
+
+/// acc += the next n_quads quads times x: exactly half a tile of inputs, or whole tiles.
+template <bool half_tile, int n_tokens, int n_panels, bool wide>
+LOWBIT_PRIMITIVE void dot_step(const Int8Tile& t, std::int64_t n_quads, Cursor& at,
+                               i32x16 (&acc)[n_tokens][n_panels]) {
+  constexpr int tile_quads = tile_k / quad_k;
+  if constexpr (half_tile) {
+    dot_some<tile_quads / 2, n_tokens, n_panels, wide>(t, at, acc);
+  } else {
+    do {
+      dot_some<tile_quads, n_tokens, n_panels, wide>(t, at, acc);
+      n_quads -= tile_quads;
+    } while (n_quads > 0);
   }
 }
 
-template <int n_tokens, int n_panels, Form form, bool wide>
-void int8_tile(const Int8Tile& t) {
+template <int n_tokens, int n_panels>
+LOWBIT_PRIMITIVE void start_sums(const Int8Tile& t, std::int64_t step,
+                                 i32x16 (&acc)[n_tokens][n_panels]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < n_tokens; ++i) {
+    const i32x16 start = splat(t.start[i * t.start_stride + step]);
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) acc[i][p] = start;
+  }
+}
+
+/// One step as long as the row: no f32 work, so twice the tokens fit the registers. The sums wait
+/// in i_state from block to block; the caller starts them.
+template <int n_tokens, int n_panels, bool wide>
+void int8_row_tile(const Int8Tile& tile) {
+  const Int8Tile t = tile;
+  i32x16 acc[n_tokens][n_panels];
+#pragma GCC unroll 16
+  for (int i = 0; i < n_tokens; ++i) {
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) {
+      acc[i][p] = load(t.i_state + (i * n_panels + p) * panel_cols);
+    }
+  }
+  Cursor at{t.codes, t.x};
+  dot_step<false, n_tokens, n_panels, wide>(t, t.n_quads, at, acc);
+#pragma GCC unroll 16
+  for (int i = 0; i < n_tokens; ++i) {
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) {
+      store(t.i_state + (i * n_panels + p) * panel_cols, acc[i][p]);
+    }
+  }
+}
+
+template <int n_tokens, int n_panels, Form form, bool half_tile, bool wide>
+void int8_tile(const Int8Tile& tile) {
+  const Int8Tile t = tile;  // a copy, which no store of a vector can change
   f32x16 f[n_tokens][n_panels];
 #pragma GCC unroll 8
   for (int i = 0; i < n_tokens; ++i) {
 #pragma GCC unroll 4
     for (int p = 0; p < n_panels; ++p) f[i][p] = load(t.state + (i * n_panels + p) * panel_cols);
   }
-  for (std::int64_t step = 0; step < t.n_steps; ++step) {
-    const std::int64_t first = step * t.step_quads;
-    const std::int64_t last = least_of(first + t.step_quads, t.n_quads);
+  Cursor at{t.codes, t.x};
+  std::int64_t quads_left = t.n_quads;
+  for (std::int64_t step = 0; step < t.n_steps; ++step, quads_left -= t.step_quads) {
     i32x16 acc[n_tokens][n_panels];
+    start_sums<n_tokens, n_panels>(t, step, acc);
+    dot_step<half_tile, n_tokens, n_panels, wide>(t, least_of(t.step_quads, quads_left), at, acc);
 #pragma GCC unroll 8
     for (int i = 0; i < n_tokens; ++i) {
-      const i32x16 start = splat(t.start[i * t.sums_stride + step]);
-#pragma GCC unroll 4
-      for (int p = 0; p < n_panels; ++p) acc[i][p] = start;
-    }
-    dot_quads<n_tokens, n_panels, wide>(t, first, last, acc);
-#pragma GCC unroll 8
-    for (int i = 0; i < n_tokens; ++i) {
-      const f32x16 as = splat(t.as[i * t.as_stride + ((t.first_step + step) >> t.as_shift)]);
-      const std::int32_t asum = t.asum[i * t.sums_stride + step];
+      f32x16 as;
+      if constexpr (form != Form::weight_scale) {
+        as = splat(t.as[i * t.as_stride + ((t.first_step + step) >> t.as_shift)]);
+      }
 #pragma GCC unroll 4
       for (int p = 0; p < n_panels; ++p) {
         i32x16 a = acc[i][p];
+        const std::int64_t factor = p * t.factor_panel + step * t.factor_step;
+        if constexpr (form == Form::weight_scale) {
+          f[i][p] = fma(to_f32(a), load(t.ws + factor), f[i][p]);
+          continue;
+        }
         if constexpr (form == Form::integer_zero) {
+          const std::int32_t asum = t.asum[i * t.sums_stride + step];
           const i32x16 zero = load(t.zeros + p * t.zero_panel + step * t.zero_step);
           a = sub(a, times_sum(zero, asum, t.is_short));
         }
-        const std::int64_t at = p * t.factor_panel + step * t.factor_step;
-        f[i][p] = fma(to_f32(a), mul(load(t.ws + at), as), f[i][p]);
+        f[i][p] = fma(to_f32(a), mul(load(t.ws + factor), as), f[i][p]);
         if constexpr (form == Form::real_zero) {
-          f[i][p] = fma(splat(static_cast<float>(asum)), mul(load(t.wz + at), as), f[i][p]);
+          const std::int32_t asum = t.asum[i * t.sums_stride + step];
+          f[i][p] = fma(splat(static_cast<float>(asum)), mul(load(t.wz + factor), as), f[i][p]);
         }
       }
     }
@@ -142,10 +202,51 @@ void int8_tile(const Int8Tile& t) {
   }
 }
 
+/// sums += factors x token sums over the pairs of groups [first_sub, last_sub).
+template <int n_tokens, int n_panels>
+LOWBIT_PRIMITIVE void add_pairs(const Int8Tile& t, const std::int32_t* factors,
+                                const std::int16_t* token_sums, std::int64_t first_sub,
+                                std::int64_t last_sub, i32x16 (&sums)[n_tokens][n_panels]) {
+  for (std::int64_t s = first_sub; s < last_sub; s += 2) {
+    i32x16 pair[n_panels];
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p)
+      pair[p] = load(factors + p * t.pair_panel + s / 2 * panel_cols);
+#pragma GCC unroll 8
+    for (int i = 0; i < n_tokens; ++i) {
+      const i32x16 token = broadcast2(token_sums + i * t.pair_stride + s);
+#pragma GCC unroll 4
+      for (int p = 0; p < n_panels; ++p) sums[i][p] = dot2(sums[i][p], token, pair[p]);
+    }
+  }
+}
+
+/// f += coarse factor x the sums of a super-block; f stays in memory.
+template <int n_tokens, int n_panels>
+LOWBIT_PRIMITIVE void end_super(const Int8Tile& t, std::int64_t step, const float* factors,
+                                const i32x16 (&sums)[n_tokens][n_panels]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < n_tokens; ++i) {
+    const f32x16 as = splat(t.as[i * t.as_stride + ((t.first_step + step) >> t.as_shift)]);
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) {
+      float* state = t.state + (i * n_panels + p) * panel_cols;
+      const f32x16 factor = load(factors + p * t.factor_panel + step * t.factor_step);
+      store(state, fma(to_f32(sums[i][p]), mul(factor, as), load(state)));
+    }
+  }
+}
+
 /// Two-level scales: an int32 sum of sub-scale x dot per super-block, so f32 work is rare and f
-/// stays in memory.
-template <int n_tokens, int n_panels, Form form, bool wide>
-void int8_super_tile(const Int8Tile& t) {
+/// stays in memory. fixed_quads > 0: a group is that many quads, and its codes are centred so that
+/// its dot fits int16: one instruction multiplies and adds it. Centring by c adds c * sub * asum to
+/// the sum, and a zero is zero * asum: both are exact sums over pairs of groups, half an
+/// instruction per group.
+template <int n_tokens, int n_panels, int fixed_quads, bool wide>
+void int8_super_tile(const Int8Tile& tile) {
+  const Int8Tile t = tile;
+  Cursor at{t.codes, t.x};
+  [[maybe_unused]] std::int64_t quads_left = t.n_quads;
   for (std::int64_t step = 0; step < t.n_steps; ++step) {
     const std::int64_t first_sub = step * t.step_subs;
     const std::int64_t last_sub = least_of(first_sub + t.step_subs, t.n_subs);
@@ -155,74 +256,98 @@ void int8_super_tile(const Int8Tile& t) {
 #pragma GCC unroll 4
       for (int p = 0; p < n_panels; ++p) total[i][p] = splat(0);
     }
+    if (t.centre_sums != nullptr) {
+      add_pairs<n_tokens, n_panels>(t, t.sub_pairs, t.centre_sums, first_sub, last_sub, total);
+    }
     for (std::int64_t s = first_sub; s < last_sub; ++s) {
       i32x16 acc[n_tokens][n_panels];
-#pragma GCC unroll 8
-      for (int i = 0; i < n_tokens; ++i) {
-        const i32x16 start = splat(t.start[i * t.sums_stride + s]);
-#pragma GCC unroll 4
-        for (int p = 0; p < n_panels; ++p) acc[i][p] = start;
+      start_sums<n_tokens, n_panels>(t, s, acc);
+      if constexpr (fixed_quads > 0) {
+        dot_some<fixed_quads, n_tokens, n_panels, wide>(t, at, acc);
+      } else {
+        if (t.sub_quads < tile_k / quad_k) {
+          dot_step<true, n_tokens, n_panels, wide>(t, 0, at, acc);
+        } else {
+          dot_step<false, n_tokens, n_panels, wide>(t, least_of(t.sub_quads, quads_left), at, acc);
+          quads_left -= t.sub_quads;
+        }
       }
-      const std::int64_t first = s * t.sub_quads;
-      dot_quads<n_tokens, n_panels, wide>(t, first, least_of(first + t.sub_quads, t.n_quads), acc);
 #pragma GCC unroll 4
       for (int p = 0; p < n_panels; ++p) {
         const i32x16 scale = load(t.subs + p * t.sub_panel + s * panel_cols);
 #pragma GCC unroll 8
-        for (int i = 0; i < n_tokens; ++i) total[i][p] = add(total[i][p], mul(acc[i][p], scale));
+        for (int i = 0; i < n_tokens; ++i) {
+          total[i][p] = fixed_quads > 0 ? dot2(total[i][p], acc[i][p], scale)
+                                        : add(total[i][p], mul(acc[i][p], scale));
+        }
       }
     }
+    end_super<n_tokens, n_panels>(t, step, t.ws, total);
+    if (t.zero_pairs != nullptr) {
+      i32x16 zeros[n_tokens][n_panels];
 #pragma GCC unroll 8
-    for (int i = 0; i < n_tokens; ++i) {
-      const f32x16 as = splat(t.as[i * t.as_stride + ((t.first_step + step) >> t.as_shift)]);
+      for (int i = 0; i < n_tokens; ++i) {
 #pragma GCC unroll 4
-      for (int p = 0; p < n_panels; ++p) {
-        float* state = t.state + (i * n_panels + p) * panel_cols;
-        const std::int64_t at = p * t.factor_panel + step * t.factor_step;
-        f32x16 f = fma(to_f32(total[i][p]), mul(load(t.ws + at), as), load(state));
-        if constexpr (form == Form::two_level_zero) {
-          i32x16 zeros = splat(0);
-          for (std::int64_t s = first_sub; s < last_sub; ++s) {
-            const i32x16 zero = load(t.zero_subs + p * t.sub_panel + s * panel_cols);
-            zeros = add(zeros, mul_i16(zero, splat(t.asum[i * t.sums_stride + s])));
-          }
-          f = fma(to_f32(zeros), mul(load(t.wz + at), as), f);
-        }
-        store(state, f);
+        for (int p = 0; p < n_panels; ++p) zeros[i][p] = splat(0);
       }
+      add_pairs<n_tokens, n_panels>(t, t.zero_pairs, t.asum_pairs, first_sub, last_sub, zeros);
+      end_super<n_tokens, n_panels>(t, step, t.wz, zeros);
     }
   }
 }
 
 using Int8TileKernel = void (*)(const Int8Tile&);
 
-template <int n_tokens, int n_panels, bool wide>
-Int8TileKernel int8_kernel_of(Form form) {
+template <int n_tokens, Form form, bool wide>
+Int8TileKernel int8_step_kernel(bool half_tile) {
+  if (half_tile) return int8_tile<n_tokens, tile_panels, form, true, wide>;
+  return int8_tile<n_tokens, tile_panels, form, false, wide>;
+}
+template <int n_tokens, bool wide>
+Int8TileKernel int8_kernel_of(Form form, bool half_tile) {
   switch (form) {
+    case Form::row:
+      return int8_row_tile<n_tokens, tile_panels, wide>;
+    case Form::weight_scale:
+      return int8_step_kernel<n_tokens, Form::weight_scale, wide>(half_tile);
     case Form::plain:
-      return int8_tile<n_tokens, n_panels, Form::plain, wide>;
+      return int8_step_kernel<n_tokens, Form::plain, wide>(half_tile);
     case Form::integer_zero:
-      return int8_tile<n_tokens, n_panels, Form::integer_zero, wide>;
+      return int8_step_kernel<n_tokens, Form::integer_zero, wide>(half_tile);
     case Form::real_zero:
-      return int8_tile<n_tokens, n_panels, Form::real_zero, wide>;
-    case Form::two_level:
-      return int8_super_tile<n_tokens, n_panels, Form::two_level, wide>;
+      return int8_step_kernel<n_tokens, Form::real_zero, wide>(half_tile);
+    case Form::super_8:
+      return int8_super_tile<n_tokens, tile_panels, 8, wide>;
+    case Form::super_4:
+      return int8_super_tile<n_tokens, tile_panels, 4, wide>;
     default:
-      return int8_super_tile<n_tokens, n_panels, Form::two_level_zero, wide>;
+      return int8_super_tile<n_tokens, tile_panels, 0, wide>;
   }
 }
 
-/// The kernel for n_tokens <= tile_tokens. Only where it differs is a wide code a kernel of its
-/// own.
-template <int n_tokens, int n_panels>
-Int8TileKernel int8_kernel(std::int64_t n, Form form, bool wide) {
-  if constexpr (n_tokens > 1) {
-    if (n < n_tokens) return int8_kernel<n_tokens - 1, n_panels>(n, form, wide);
+/// The kernel of a tile of n tokens, one of the sizes of tile_size(); 1 is a tile of two wherever
+/// tiles are larger. half_tile: steps of 16 inputs. Only where it differs is a wide code a kernel
+/// of its own.
+template <int n_tokens>
+Int8TileKernel int8_kernel(std::int64_t n, Form form, bool wide, bool half_tile) {
+  if constexpr (n_tokens > 4) {
+    if (n <= 4) return int8_kernel<4>(n, form, wide, half_tile);
+  } else if constexpr (n_tokens > 2) {
+    if (n <= 2) return int8_kernel<2>(n, form, wide, half_tile);
   }
   if constexpr (wide_bias != 0) {
-    if (wide) return int8_kernel_of<n_tokens, n_panels, true>(form);
+    if (wide) return int8_kernel_of<n_tokens, true>(form, half_tile);
   }
-  return int8_kernel_of<n_tokens, n_panels, false>(form);
+  return int8_kernel_of<n_tokens, false>(form, half_tile);
+}
+/// Likewise for rows of int32 sums alone.
+template <int n_tokens>
+Int8TileKernel int8_row_kernel(std::int64_t n, bool wide) {
+  if (n < n_tokens) return int8_kernel<tile_tokens>(n, Form::row, wide, false);
+  if constexpr (wide_bias != 0) {
+    if (wide) return int8_row_tile<n_tokens, tile_panels, true>;
+  }
+  return int8_row_tile<n_tokens, tile_panels, false>;
 }
 
 /// f of one token and panel -> y: what is constant along the row, then the store.
@@ -250,12 +375,40 @@ LOWBIT_PRIMITIVE void finish(const MatmulJob& job, std::int64_t panel, std::int6
   }
 }
 
-inline Form form_of(const PanelView& w) {
-  if (w.group_k != 0 && w.scale.kind == FactorKind::two_level) {
-    return w.zero_kind == ZeroKind::none ? Form::two_level : Form::two_level_zero;
+/// Codes of a two-level type less `centre` reach at most most_centred; group_k of their products
+/// with activations fit int16, if group_k inputs are what a fixed kernel takes.
+struct Centre {
+  int centre = 0;
+  Form form = Form::super_any;
+};
+inline Centre centre_of(const PanelView& w) {
+  constexpr int most_x = 127, most_dot = 32767, bits_of_byte = 8;
+  if (w.wide || w.bits >= bits_of_byte || (w.group_k != tile_k && w.group_k != tile_k / 2))
+    return {};
+  int most = (1 << w.bits) - 1;
+  if (w.code == CodeKind::lut) {
+    most = 0;
+    for (int i = 0; i < 1 << w.bits; ++i) most = w.lut[i] > most ? w.lut[i] : most;
   }
+  const Form form = w.group_k == tile_k ? Form::super_8 : Form::super_4;
+  for (const int centre : {-w.least, (most + 1) / 2}) {
+    const int reach = centre > most - centre ? centre : most - centre;
+    if (centre >= 0 && w.group_k * reach * most_x <= most_dot) return {centre, form};
+  }
+  return {};
+}
+
+inline bool is_two_level(const PanelView& w) {
+  return w.group_k != 0 && w.scale.kind == FactorKind::two_level;
+}
+
+inline Form form_of(const MatmulJob& job) {
+  const PanelView& w = job.w;
+  if (is_two_level(w)) return centre_of(w).form;
+  if (w.group_k == 0 && job.activation_group_k == 0) return Form::row;
   if (w.zero_kind == ZeroKind::integer) return Form::integer_zero;
-  return w.zero_kind == ZeroKind::none || w.group_k == 0 ? Form::plain : Form::real_zero;
+  if (w.zero_kind != ZeroKind::none && w.group_k != 0) return Form::real_zero;
+  return job.activation_group_k == 0 ? Form::weight_scale : Form::plain;
 }
 
 inline int shift_of(std::int64_t ratio) {
@@ -274,48 +427,125 @@ inline float row_sum_of(const MatmulJob& job, std::int64_t token) {
   return h;
 }
 
-template <int n_panels>
-void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t first_token,
-                std::int64_t last_token, Scratch scratch) {
+/// Tokens of the next tile: whole tiles, then 4, 2 and 1 (two equal tiles rather than a whole and a
+/// small one).
+template <int most>
+LOWBIT_PRIMITIVE std::int64_t tile_size(std::int64_t n_left) {
+  constexpr std::int64_t half = most > 4 ? 4 : 2;
+  if (n_left >= most && !(most > half && n_left == 2 * half)) return most;
+  for (std::int64_t size = half; size > 1; size /= 2) {
+    if (n_left >= size && size < most) return size;
+  }
+  return 1;
+}
+
+/// What a tile of two-level types reads of its tokens: sums of pairs of groups, sums that centred
+/// codes start from.
+struct TokenSums {
+  std::int32_t* start;          // (token, group)
+  std::int16_t *asum, *centre;  // (token, group), even strides
+  std::int64_t stride;
+};
+LOWBIT_PRIMITIVE void fill_token_sums(const std::int32_t* asum, std::int64_t asum_stride,
+                                      std::int64_t n_tokens, std::int64_t n_subs, int centre,
+                                      int least, const TokenSums& sums) {
+  for (std::int64_t i = 0; i < n_tokens; ++i) {
+    const std::int32_t* from = asum + i * asum_stride;
+    std::int32_t* start = sums.start + i * sums.stride;
+    std::int16_t *pair = sums.asum + i * sums.stride, *owed = sums.centre + i * sums.stride;
+    for (std::int64_t s = 0; s < n_subs; ++s) {
+      start[s] = -centre * from[s];
+      pair[s] = static_cast<std::int16_t>(from[s]);
+      owed[s] = static_cast<std::int16_t>((centre + least) * from[s]);
+    }
+    if (n_subs % 2 != 0) pair[n_subs] = owed[n_subs] = 0;
+  }
+}
+
+/// Weights of the next group of panels, fetched bit by bit while this one is multiplied.
+struct Ahead {
+  const std::byte *next, *end;
+  std::int64_t n_bytes;  // per tile
+  LOWBIT_PRIMITIVE void fetch() {
+    for (std::int64_t i = 0; i < n_bytes && next < end; i += row_bytes, next += row_bytes) {
+      prefetch(next);
+    }
+  }
+};
+
+/// Panels [first_panel, first_panel + tile_panels) of which n_real exist: the last one stands in
+/// for those that do not.
+inline void int8_group(const MatmulJob& job, std::int64_t first_panel, int n_real,
+                       std::int64_t first_token, std::int64_t last_token, Scratch scratch) {
+  constexpr int n_panels = tile_panels;
   const PanelView& w = job.w;
-  const Form form = form_of(w);
-  const bool two_level = form == Form::two_level || form == Form::two_level_zero;
+  const Form form = form_of(job);
+  const bool two_level = is_two_level(w), is_row = form == Form::row;
   const std::int64_t padded_k = (w.cols + tile_k - 1) / tile_k * tile_k;
   const std::int64_t block_k = least_of(job.block_k, padded_k), n_tokens = last_token - first_token;
   const std::int64_t block_steps = (block_k + job.step_k - 1) / job.step_k;
   const bool varies = w.group_k != 0;
-  const bool wide = w.wide;
+  const bool has_zero_pairs = two_level && w.zero_kind != ZeroKind::none;
+  const Centre centre = two_level ? centre_of(w) : Centre{};
+  const bool is_centred = two_level && form != Form::super_any && centre.centre != -w.least;
 
   Int8Tile t{};
-  std::uint8_t* codes = scratch.take<std::uint8_t>(n_panels * panel_cols * block_k);
-  float* ws = scratch.take<float>(n_panels * panel_cols * block_steps);
-  float* wz = scratch.take<float>(n_panels * panel_cols * block_steps);
-  std::int32_t* zeros = scratch.take<std::int32_t>(n_panels * panel_cols * block_steps);
+  const std::int64_t n_vectors = n_real * block_steps;
+  std::uint8_t* codes = scratch.take<std::uint8_t>(n_real * panel_cols * block_k);
+  float* ws = scratch.take<float>(n_vectors * panel_cols);
+  float* wz = scratch.take<float>(n_vectors * panel_cols);
+  std::int32_t* zeros = scratch.take<std::int32_t>(n_vectors * panel_cols);
   const std::int64_t block_subs = two_level ? (block_k + w.group_k - 1) / w.group_k : 0;
-  std::int32_t* subs = scratch.take<std::int32_t>(n_panels * panel_cols * block_subs);
-  std::int32_t* zero_subs = scratch.take<std::int32_t>(n_panels * panel_cols * block_subs);
-  float* state = scratch.take<float>(n_tokens * n_panels * panel_cols);
-  for (std::int64_t i = 0; i < n_tokens * n_panels; ++i) store(state + i * panel_cols, splat(0.0f));
+  const std::int64_t block_pairs = (block_subs + 1) / 2;
+  std::int32_t* subs = scratch.take<std::int32_t>(n_real * panel_cols * block_subs);
+  std::int32_t* sub_pairs = scratch.take<std::int32_t>(n_real * panel_cols * block_pairs);
+  std::int32_t* zero_pairs = scratch.take<std::int32_t>(n_real * panel_cols * block_pairs);
+  const TokenSums sums{scratch.take<std::int32_t>(tile_tokens * 2 * block_pairs),
+                       scratch.take<std::int16_t>(tile_tokens * 2 * block_pairs),
+                       scratch.take<std::int16_t>(tile_tokens * 2 * block_pairs), 2 * block_pairs};
+  // One more token: a tile of one is a tile of two that counts it twice.
+  float* state = scratch.take<float>((n_tokens + 1) * n_panels * panel_cols);
+  const std::int64_t token_state = n_panels * panel_cols;
 
+  const auto panel_stride = [&](std::int64_t stride) { return n_real > 1 ? stride : 0; };
   t.codes = codes;
-  t.codes_stride = panel_cols * block_k;
+  t.codes_stride = panel_stride(panel_cols * block_k);
   t.step_quads = job.step_k / quad_k;
   t.ws = varies ? ws : ones;
   t.wz = wz;
-  t.factor_panel = varies ? block_steps * panel_cols : 0;
+  t.factor_panel = varies ? panel_stride(block_steps * panel_cols) : 0;
   t.factor_step = varies ? panel_cols : 0;
   t.zeros = varies ? zeros : w.row_zero_code + first_panel * panel_cols;
-  t.zero_panel = varies ? block_steps * panel_cols : panel_cols;
+  t.zero_panel = panel_stride(varies ? block_steps * panel_cols : panel_cols);
   t.zero_step = varies ? panel_cols : 0;
   t.is_short = job.step_k <= 256;
   t.as_shift = job.activation_group_k == 0 ? 63 : shift_of(job.activation_group_k / job.step_k);
-  t.as_stride = job.activation_group_k == 0 ? 0 : job.scales_stride;
   t.x_stride = job.codes_stride;
   t.subs = subs;
-  t.zero_subs = zero_subs;
-  t.sub_panel = block_subs * panel_cols;
+  t.sub_panel = panel_stride(block_subs * panel_cols);
   t.sub_quads = w.group_k / quad_k;
   t.step_subs = two_level ? job.step_k / w.group_k : 0;
+  t.sub_pairs = sub_pairs;
+  t.zero_pairs = has_zero_pairs ? zero_pairs : nullptr;
+  t.pair_panel = panel_stride(block_pairs * panel_cols);
+
+  std::int32_t* i_state = reinterpret_cast<std::int32_t*>(state);
+  for (std::int64_t token = 0; token <= n_tokens; ++token) {
+    const std::int64_t global = first_token + least_of(token, n_tokens - 1);
+    const i32x16 start = splat(is_row ? job.starts[global * job.n_sums] : 0);
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) store(i_state + token * token_state + p * panel_cols, start);
+  }
+
+  const std::int64_t n_blocks = (padded_k + block_k - 1) / block_k;
+  const std::int64_t n_tiles = n_blocks * ((n_tokens + tile_tokens - 1) / tile_tokens);
+  const std::int64_t group_bytes = n_real * w.panel_bytes;
+  const std::byte* next = w.panels + (first_panel + n_real) * w.panel_bytes;
+  const std::int64_t last_panel = (w.rows + panel_cols - 1) / panel_cols;
+  Ahead ahead{
+      .next = next,
+      .end = next + least_of(group_bytes, (last_panel - first_panel - n_real) * w.panel_bytes),
+      .n_bytes = n_tiles > 1 ? group_bytes / n_tiles + row_bytes : 0};
 
   for (std::int64_t k = 0; k < w.cols; k += block_k) {
     const std::int64_t last_k = least_of(k + block_k, padded_k);
@@ -323,45 +553,79 @@ void int8_group(const MatmulJob& job, std::int64_t first_panel, std::int64_t fir
     t.n_quads = (last_k - k) / quad_k;
     t.n_steps = (n_k + job.step_k - 1) / job.step_k;
     t.first_step = k / job.step_k;
-    for (int p = 0; p < n_panels; ++p) {
-      const std::int64_t panel = first_panel + p;
-      unpack_codes(w, panel, k, last_k, codes + p * t.codes_stride);
+    if (two_level) t.n_subs = (n_k + w.group_k - 1) / w.group_k;
+    for (int p = 0; p < n_real; ++p) {
+      const std::int64_t panel = first_panel + p, at = p * block_steps * panel_cols;
+      unpack_codes(w, panel, k, last_k, codes + p * panel_cols * block_k);
       if (two_level) {
-        t.n_subs = (n_k + w.group_k - 1) / w.group_k;
-        const std::int64_t at = p * block_steps * panel_cols, sub_at = p * t.sub_panel;
+        const std::int64_t pair_at = p * block_pairs * panel_cols;
         unpack_coarse(w, w.scale, panel, k, t.n_steps, w.scale.unit * w.unit, ws + at);
-        unpack_subs(w, w.scale, panel, k, t.n_subs, subs + sub_at);
-        if (form == Form::two_level_zero) {
+        unpack_subs(w, w.scale, panel, k, t.n_subs, form != Form::super_any,
+                    subs + p * block_subs * panel_cols);
+        if (is_centred) unpack_sub_pairs(w, w.scale, panel, k, t.n_subs, sub_pairs + pair_at);
+        if (has_zero_pairs) {
           unpack_coarse(w, w.zero, panel, k, t.n_steps, w.zero.unit, wz + at);
-          unpack_subs(w, w.zero, panel, k, t.n_subs, zero_subs + sub_at);
+          unpack_sub_pairs(w, w.zero, panel, k, t.n_subs, zero_pairs + pair_at);
         }
       } else if (varies) {
-        const std::int64_t at = p * block_steps * panel_cols;
         unpack_step_factors(w, panel, k, t.n_steps, job.step_k, w.unit, ws + at,
                             form == Form::real_zero ? wz + at : nullptr,
                             form == Form::integer_zero ? zeros + at : nullptr);
       }
     }
-    for (std::int64_t token = 0; token < n_tokens; token += tile_tokens) {
-      const std::int64_t n = least_of(tile_tokens, n_tokens - token);
+    const std::int64_t first_sum = two_level ? k / w.group_k : t.first_step;
+    for (std::int64_t token = 0; token < n_tokens;) {
+      const std::int64_t left = n_tokens - token;
+      const std::int64_t n =
+          is_row ? tile_size<row_tile_tokens>(left) : tile_size<tile_tokens>(left);
       const std::int64_t global = first_token + token;
-      const std::int64_t first_sum = two_level ? k / w.group_k : t.first_step;
+      const bool twice = n == 1;  // where a tile of two runs, both its tokens are this one
       t.x = job.codes + global * job.codes_stride + k;
+      t.x_stride = twice ? 0 : job.codes_stride;
       t.as = job.activation_group_k == 0 ? ones : job.scales + global * job.scales_stride;
+      t.as_stride = job.activation_group_k == 0 || twice ? 0 : job.scales_stride;
       t.start = job.starts + global * job.n_sums + first_sum;
       t.asum = job.sums + global * job.n_sums + first_sum;
-      t.sums_stride = job.n_sums;
-      t.state = state + token * n_panels * panel_cols;
-      int8_kernel<tile_tokens, n_panels>(n, form, wide)(t);
+      t.start_stride = t.sums_stride = twice ? 0 : job.n_sums;
+      if (is_centred || has_zero_pairs) {
+        fill_token_sums(t.asum, job.n_sums, n, t.n_subs, centre.centre, w.least, sums);
+        t.pair_stride = twice ? 0 : sums.stride;
+        t.asum_pairs = sums.asum;
+        if (is_centred) {
+          t.centre_sums = sums.centre;
+          t.start = sums.start;
+          t.start_stride = t.pair_stride;
+        }
+      }
+      t.state = state + token * token_state;
+      t.i_state = i_state + token * token_state;
+      if (is_row) {
+        int8_row_kernel<row_tile_tokens>(n, w.wide)(t);
+      } else {
+        int8_kernel<tile_tokens>(n, form, w.wide, job.step_k < tile_k)(t);
+      }
+      ahead.fetch();
+      token += n;
     }
   }
   for (std::int64_t token = 0; token < n_tokens; ++token) {
     const std::int64_t global = first_token + token;
     const float as = job.activation_group_k == 0 ? job.scales[global * job.scales_stride] : 1.0f;
     const float h = w.row_add == nullptr ? 0.0f : row_sum_of(job, global);
-    for (int p = 0; p < n_panels; ++p) {
-      finish(job, first_panel + p, global, load(state + (token * n_panels + p) * panel_cols), h,
-             as);
+    for (int p = 0; p < n_real; ++p) {
+      const std::int64_t at = token * token_state + p * panel_cols;
+      f32x16 f;
+      if (is_row) {
+        i32x16 acc = load(i_state + at);
+        if (w.zero_kind == ZeroKind::integer) {
+          const i32x16 zero = load(w.row_zero_code + (first_panel + p) * panel_cols);
+          acc = sub(acc, times_sum(zero, job.sums[global * job.n_sums], t.is_short));
+        }
+        f = to_f32(acc);
+      } else {
+        f = load(state + at);
+      }
+      finish(job, first_panel + p, global, f, h, as);
     }
   }
 }
@@ -384,14 +648,9 @@ inline void int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int
                         std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
   if (int8_gemv_of<int8_gemv_panels>(job, first_panel, last_panel)) return;
   const Scratch scratch{memory};
-  std::int64_t panel = first_panel;
-  for (; panel + tile_panels <= last_panel; panel += tile_panels) {
-    int8_group<tile_panels>(job, panel, first_token, last_token, scratch);
-  }
-  if constexpr (tile_panels > 1) {
-    for (; panel < last_panel; ++panel) {
-      int8_group<1>(job, panel, first_token, last_token, scratch);
-    }
+  for (std::int64_t panel = first_panel; panel < last_panel; panel += tile_panels) {
+    const int n_real = static_cast<int>(least_of(tile_panels, last_panel - panel));
+    int8_group(job, panel, n_real, first_token, last_token, scratch);
   }
 }
 
@@ -438,9 +697,13 @@ inline void quantize_row(const float* x, std::int64_t cols, std::int64_t group_k
   }
 }
 
+/// Batches of this many and fewer are decoding: reading the weights takes as long as multiplying.
+constexpr int few_tokens = tile_tokens > 8 ? tile_tokens : 8;
+
 constexpr MatmulKernels matmul_kernels{.tile_tokens = tile_tokens,
                                        .tile_panels = tile_panels,
                                        .gemv_panels = gemv_panels,
+                                       .few_tokens = few_tokens,
                                        .wide_bias = wide_bias,
                                        .quantize_row = quantize_row,
                                        .int8_panels = int8_panels,

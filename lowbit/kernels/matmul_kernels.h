@@ -123,6 +123,8 @@ struct MatmulJob {
 
 struct MatmulKernels {
   int tile_tokens = 1, tile_panels = 1, gemv_panels = 1;
+  /// Up to so many tokens read the weights once, in blocks that stay in the first-level cache.
+  int few_tokens = 1;
   int wide_bias = 0;  // of codes above 127
   /// One token to int8: codes (padded), one scale per group (group_k 0: one), sums over 16.
   void (*quantize_row)(const float* x, std::int64_t cols, std::int64_t group_k, std::int8_t* codes,

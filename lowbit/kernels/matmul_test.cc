@@ -451,6 +451,65 @@ TEST(Matmul, ManyTokensHaveTheBitsOfTheReference) {
   }
 }
 
+/// The code whose first number is the least, or the largest.
+std::uint32_t extreme_code(const Code& code, bool largest) {
+  std::uint32_t best = 0;
+  float best_number = 0;
+  std::array<float, 8> numbers{};
+  for (std::uint32_t bits = 0; bits < 1u << code.window; ++bits) {
+    code.look_up(bits, numbers.data());
+    const float number = largest ? numbers[0] : -numbers[0];
+    if (bits != 0 && number <= best_number) continue;
+    best = bits;
+    best_number = number;
+  }
+  return best;
+}
+
+/// Every code, every integer scale and every activation at an end of its range: sums in int16 (a
+/// group of two-level types, the pairs of a group sum) must not overflow where the argument for
+/// them says so. Token counts around the tiles of every set.
+TEST(Matmul, ExtremesDoNotOverflow) {
+  ThreadPool pool(2);
+  constexpr std::int64_t n_tokens = 25, cols = 592, rows = 20;  // a short last group
+  std::vector<float> x(static_cast<std::size_t>(n_tokens * cols));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const std::size_t token = i / cols;
+    x[i] = token % 3 == 0 ? 1.0f : token % 3 == 1 ? -1.0f : (i / 7 % 2 == 0 ? 1.0f : -1.0f);
+  }
+  for (const std::string_view name :
+       {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "q4_0", "q8_0", "mxfp4", "nvfp4",
+        "int2.g64", "int4.g128", "uint4.g64.asym", "int5.g32", "int6.channel", "int8.channel"}) {
+    const Result<Scheme> scheme = parse_scheme(name);
+    ASSERT_TRUE(scheme) << scheme.error().message();
+    for (const int ends : {0, 1, 2, 3}) {
+      QuantizedTensor w = random_tensor(*scheme, {rows, cols}, 15);
+      const auto fill = [&](QuantizedTensor& plane, bool largest) {
+        const std::uint32_t bits = extreme_code(*plane.scheme.code, largest);
+        for (std::int64_t r = 0; r < plane.rows; ++r) {
+          for (std::int64_t i = 0; i < plane.codes.n_per_row(); ++i) plane.codes.set(r, i, bits);
+        }
+      };
+      fill(w, ends % 2 != 0);
+      if (w.scale && w.scale->scale) fill(*w.scale, ends / 2 != 0);
+      if (w.zero && w.zero->scale) fill(*w.zero, ends / 2 != 0);
+      Result<PackedMatrix> packed = pack(w, pool);
+      ASSERT_TRUE(packed) << name << ": " << packed.error().message();
+      for (const Activations activations : all_activations) {
+        if (activations == Activations::f32 || !check_activations(*scheme, activations)) continue;
+        const std::vector<float> expected = expected_product(w, x, n_tokens, activations);
+        const Case c{w, *packed, x, n_tokens, activations, expected};
+        for (const KernelTable* kernels : kernels_under_test()) {
+          for (const std::int64_t n : {1, 10, 11, 12, 13, 18, 20, 25}) {
+            if (kernels->isa == Isa::scalar && n != 1) continue;
+            ASSERT_NO_FATAL_FAILURE(expect_same_bits(c, *kernels, n, pool)) << name;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Matmul, PackSaysWhichGroupsHaveNoKernel) {
   ThreadPool pool(1);
   const QuantizedTensor w(*parse_scheme("int4.g48"), 2, 96);

@@ -18,8 +18,8 @@ struct Mask16 {
 };
 
 constexpr int attention_rows = 2, attention_vectors = 2;
-/// 16 registers are too few for their arithmetic: small floats are gathered from a table.
-constexpr bool has_minifloats = false;
+/// A gather costs more than the arithmetic of small floats, even where that spills constants.
+constexpr bool has_minifloats = true;
 
 LOWBIT_PRIMITIVE f32x16 splat(float a) {
   return {_mm256_set1_ps(a), _mm256_set1_ps(a)};

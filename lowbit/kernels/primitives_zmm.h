@@ -15,7 +15,7 @@ struct Mask16 {
   __mmask16 bits;
 };
 
-constexpr int attention_rows = 4, attention_vectors = 4;
+constexpr int attention_rows = 6, attention_vectors = 4;
 /// A gather costs more than the arithmetic of small floats.
 constexpr bool has_minifloats = true;
 

@@ -353,18 +353,45 @@ inline void unpack_step_factors(const PanelView& v, std::int64_t panel, std::int
 /// Two-level factors: the coarse ones times `unit`, one per chunk; the integers, one per group.
 inline void unpack_coarse(const PanelView& v, const FactorPlane& plane, std::int64_t panel,
                           std::int64_t first_k, std::int64_t n_steps, float unit, float* out) {
-  for (std::int64_t step = 0; step < n_steps; ++step) {
-    const std::byte* chunk = chunk_at(v, panel, first_k + step * v.chunk_k);
+  const std::int64_t chunk_bytes = v.header_bytes + v.chunk_k / tile_k * v.tile_bytes;
+  const std::byte* chunk = chunk_at(v, panel, first_k);
+  for (std::int64_t step = 0; step < n_steps; ++step, chunk += chunk_bytes) {
     const f32x16 coarse = load_floats(plane.coarse_kind, chunk + plane.coarse_offset, 0, nullptr);
     store(out + step * panel_cols, mul(coarse, splat(unit)));
   }
 }
-inline void unpack_subs(const PanelView& v, const FactorPlane& plane, std::int64_t panel,
-                        std::int64_t first_k, std::int64_t n_groups, std::int32_t* out) {
-  for (std::int64_t group = 0; group < n_groups; ++group) {
-    const std::int64_t k = first_k + group * v.group_k;
-    const std::byte* subs = chunk_at(v, panel, k) + plane.offset;
-    const std::int64_t at = k % v.chunk_k / v.group_k * panel_cols;
-    store(out + group * panel_cols, load_i8(reinterpret_cast<const std::int8_t*>(subs) + at));
+
+/// Calls rule(group, its integers) from input first_k, the start of a chunk, on.
+template <class Rule>
+LOWBIT_PRIMITIVE void for_subs(const PanelView& v, const FactorPlane& plane, std::int64_t panel,
+                               std::int64_t first_k, std::int64_t n_groups, const Rule& rule) {
+  const std::int64_t chunk_bytes = v.header_bytes + v.chunk_k / tile_k * v.tile_bytes;
+  const std::int64_t chunk_groups = v.chunk_k / v.group_k;
+  const std::byte* chunk = chunk_at(v, panel, first_k) + plane.offset;
+  for (std::int64_t first = 0; first < n_groups; first += chunk_groups, chunk += chunk_bytes) {
+    const auto* subs = reinterpret_cast<const std::int8_t*>(chunk);
+    for (std::int64_t group = first; group < n_groups && group < first + chunk_groups; ++group) {
+      rule(group, load_i8(subs));
+      subs += panel_cols;
+    }
   }
+}
+/// As int32; as_halves: in the low half of a lane whose high half is 0, as dot2 wants them.
+inline void unpack_subs(const PanelView& v, const FactorPlane& plane, std::int64_t panel,
+                        std::int64_t first_k, std::int64_t n_groups, bool as_halves,
+                        std::int32_t* out) {
+  const i32x16 mask = splat(as_halves ? 0xffff : -1);
+  for_subs(v, plane, panel, first_k, n_groups, [&](std::int64_t group, const i32x16& sub) {
+    store(out + group * panel_cols, bit_and(sub, mask));
+  });
+}
+/// Two groups in a lane; the last may stand alone.
+inline void unpack_sub_pairs(const PanelView& v, const FactorPlane& plane, std::int64_t panel,
+                             std::int64_t first_k, std::int64_t n_groups, std::int32_t* out) {
+  constexpr int half = 16;
+  const i32x16 mask = splat(0xffff);
+  for_subs(v, plane, panel, first_k, n_groups, [&](std::int64_t group, const i32x16& sub) {
+    std::int32_t* pair = out + group / 2 * panel_cols;
+    store(pair, group % 2 == 0 ? bit_and(sub, mask) : bit_or(load(pair), shift_left<half>(sub)));
+  });
 }

@@ -140,7 +140,7 @@ TEST_F(EngineTest, PagesOfACancelledRequestAreClean) {
     drain(engine);
     return seen;
   };
-  for (const KvKind kind : {KvKind::f32, KvKind::f16, KvKind::int8_token}) {
+  for (const KvKind kind : all_kv_kinds) {
     const EngineOptions options{.n_ctx = 128, .kv = kind};
     auto fresh = make_engine(options);
     const std::vector<float> expected = logits_of(*fresh);

@@ -178,7 +178,12 @@ TEST(Invariance, FloatActivationsTiedHead) {
 
 TEST(Invariance, TokenActivations) {
   const RandomModel model({.seed = 4, .schemes = {"int4.channel", "int8.channel", "q4_k", "q8_0"}});
-  expect_same_bits(model, {.activations = Activations::int8_token, .kv = KvKind::int8_token});
+  expect_same_bits(model, {.activations = Activations::int8_token, .kv = KvKind::int4_g64});
+}
+
+TEST(Invariance, SmallFloatCache) {
+  const RandomModel model({.seed = 5, .schemes = {"q8_0", "int4.channel"}});
+  expect_same_bits(model, {.kv = KvKind::e4m3_token});
 }
 
 }  // namespace

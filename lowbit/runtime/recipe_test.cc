@@ -26,8 +26,9 @@ TEST(Recipe, BareMeansWeights) {
 }
 
 TEST(Recipe, TextRoundTrips) {
-  for (std::string_view text : {"kv=f16", "kv=f32", "a=int8.g32,kv=f16", "w=hqq:int3.g64,kv=f16",
-                                "w=mxfp4,a=int8.g256,kv=int8.token"}) {
+  for (std::string_view text :
+       {"kv=f16", "kv=f32", "a=int8.g32,kv=f16", "w=hqq:int3.g64,kv=f16",
+        "w=mxfp4,a=int8.g256,kv=int8.token", "kv=int4.g64", "kv=e4m3.token"}) {
     auto recipe = parse_recipe(text);
     ASSERT_TRUE(recipe) << recipe.error().message();
     EXPECT_EQ(to_string(*recipe), text);
