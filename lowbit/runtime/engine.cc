@@ -14,6 +14,7 @@ struct Engine::Sequence {
   std::vector<std::int32_t> tokens;  // prompt, then what was generated
   std::int64_t n_computed = 0;       // tokens whose keys and values are in the cache
   std::int64_t n_scheduled = 0;      // tokens of this step
+  bool is_cancelled = false;         // during this step; its end removes the sequence
   KvSequence kv;
   std::optional<StreamDecoder> decoder;  // none without a tokenizer
   StopStrings stops;
@@ -106,11 +107,16 @@ Result<RequestId> Engine::add_request(Request request) {
 
 bool Engine::cancel(RequestId id) {
   const auto has_id = [id](const std::unique_ptr<Sequence>& sequence) {
-    return sequence->id == id;
+    return id != 0 && sequence->id == id;  // 0: finished in this step
   };
   if (const auto at = std::ranges::find_if(running_, has_id); at != running_.end()) {
-    cache_.release((*at)->kv);
-    running_.erase(at);
+    if (is_stepping_) {
+      if ((*at)->is_cancelled) return false;
+      (*at)->is_cancelled = true;
+    } else {
+      cache_.release((*at)->kv);
+      running_.erase(at);
+    }
   } else if (const auto queued = std::ranges::find_if(waiting_, has_id); queued != waiting_.end()) {
     waiting_.erase(queued);
   } else {
@@ -144,14 +150,17 @@ std::span<const Output> Engine::step() {
   }
   if (stepped_.empty()) return outputs_;
 
+  is_stepping_ = true;
   const MatrixView logits = forward_.run(step_sequences_, cache_);
   std::int64_t next_row = 0;
   for (std::size_t i = 0; i < stepped_.size(); ++i) {
     stepped_[i]->n_computed += stepped_[i]->n_scheduled;
     if (step_sequences_[i].n_logits > 0) choose_token(*stepped_[i], logits.row_span(next_row++));
   }
+  is_stepping_ = false;
   std::erase_if(running_, [&](const std::unique_ptr<Sequence>& sequence) {
-    if (sequence->id != 0) return false;  // choose_token marks finished ones with id 0
+    // choose_token marks finished ones with id 0
+    if (sequence->id != 0 && !sequence->is_cancelled) return false;
     cache_.release(sequence->kv);
     return true;
   });
@@ -205,7 +214,9 @@ void Engine::preempt_newest() {
 
 void Engine::choose_token(Sequence& sequence, std::span<const float> logits) {
   const std::int64_t position = sequence.n_tokens();
+  if (sequence.is_cancelled) return;
   if (sequence.request.on_logits) sequence.request.on_logits(position, logits);
+  if (sequence.is_cancelled) return;
   const auto n_prompt = static_cast<std::size_t>(sequence.n_prompt());
   const EarlierTokens earlier{std::span(sequence.tokens).first(n_prompt),
                               std::span(sequence.tokens).subspan(n_prompt)};

@@ -75,7 +75,8 @@ class Engine {
   /// One forward pass over whatever is due. Valid until the next call; empty when idle or when
   /// every token of the step belonged to unfinished prompts.
   std::span<const Output> step();
-  /// Pages are free at once; the next step reports it. False: no such request is active.
+  /// Pages are free at once; the next step reports it. False: no such request is active. Inside a
+  /// step, from on_logits, the request gets no further token and its pages are free after the step.
   bool cancel(RequestId id);
 
   bool is_idle() const { return running_.empty() && waiting_.empty() && pending_.empty(); }
@@ -106,6 +107,7 @@ class Engine {
   Sampler sampler_;
   RequestId next_id_ = 1;
   std::int64_t n_preemptions_ = 0;
+  bool is_stepping_ = false;  // requests are being told their logits
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
   std::vector<Output> outputs_, pending_;           // pending: cancelled since the last step

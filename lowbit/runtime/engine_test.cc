@@ -129,6 +129,47 @@ TEST_F(EngineTest, CancelFreesPagesAtOnceAndIsReported) {
   EXPECT_TRUE(engine->is_idle());
 }
 
+TEST_F(EngineTest, CancelledInTheMiddleOfAStepLeavesTheOthersAlone) {
+  const EngineOptions options{.n_ctx = 200, .n_kv_positions = 800, .prefill_chunk = 32};
+  const std::vector<std::int64_t> lengths{5, 40, 70, 20};
+  std::vector<std::vector<std::int32_t>> alone;
+  for (const std::int64_t length : lengths) {
+    auto engine = make_engine(options);
+    const RequestId id = *engine->add_request({.prompt = prompt(length), .max_tokens = 6});
+    alone.push_back(drain(*engine)[id]);
+  }
+  // When the first request chooses its third token, the second (after it in the step), the third
+  // (still in its prompt or just out of it) and the first itself are cancelled; then all four.
+  for (const std::size_t n_cancelled : {3, 4}) {
+    auto engine = make_engine(options);
+    std::vector<RequestId> ids;
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      Request request{.prompt = prompt(lengths[i]), .max_tokens = 6};
+      if (i == 0) {
+        request.on_logits = [&](std::int64_t position, std::span<const float>) {
+          if (position != lengths[0] + 2) return;
+          for (std::size_t other = n_cancelled; other-- > 0;) {
+            EXPECT_TRUE(engine->cancel(ids[other]));
+            EXPECT_FALSE(engine->cancel(ids[other]));
+          }
+        };
+      }
+      ids.push_back(*engine->add_request(std::move(request)));
+    }
+    auto tokens = drain(*engine);
+    EXPECT_EQ(tokens[ids[0]].size(), 2u);
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      const bool is_cancelled = i < n_cancelled;
+      EXPECT_EQ(finished_[ids[i]], is_cancelled ? FinishReason::cancelled : FinishReason::length);
+      // What was generated until then, or all of it.
+      ASSERT_LE(tokens[ids[i]].size(), alone[i].size());
+      EXPECT_TRUE(std::ranges::equal(
+          tokens[ids[i]], std::span(alone[i]).first(is_cancelled ? tokens[ids[i]].size() : 6)));
+    }
+    EXPECT_EQ(engine->kv_cache().n_free_blocks(), engine->kv_cache().n_blocks());
+  }
+}
+
 TEST_F(EngineTest, PagesOfACancelledRequestAreClean) {
   const auto logits_of = [&](Engine& engine) {
     std::vector<float> seen;
