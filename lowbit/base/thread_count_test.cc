@@ -2,6 +2,7 @@
 #include "lowbit/base/thread_count.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <array>
 #include <filesystem>
@@ -84,6 +85,28 @@ TEST_F(ThreadCountTest, NoQuotaIsNoLimit) {
   write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
   write("sys/fs/cgroup/cpu.max", "max 100000\n");
   EXPECT_EQ(count(four_cpus).n_threads, 4);
+}
+
+TEST_F(ThreadCountTest, AQuotaOfOneAndAHalfIsOneThread) {
+  write("proc/self/cgroup", "0::/\n");
+  write("sys/fs/cgroup/cpu.max", "150000 100000\n");
+  const ThreadCount found = count(four_cpus);
+  EXPECT_EQ(found.n_threads, 1);
+  EXPECT_NE(found.reason.find("1.50"), std::string::npos) << found.reason;
+}
+
+TEST(ThreadCount, FollowsTheAffinityMask) {
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &before)) ++cpu;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  const ThreadCount found = default_thread_count();
+  ASSERT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
+  EXPECT_EQ(found.n_threads, 1);
 }
 
 TEST(ThreadCount, OfThisMachine) {
