@@ -107,6 +107,9 @@ class Backend {
   /// scheme cannot take these activations.
   virtual Result<std::unique_ptr<Weight>> pack(const QuantizedTensor& tensor,
                                                std::optional<Activations> activations) = 0;
+  /// The same, reading the matrix a few rows at a time.
+  virtual Result<std::unique_ptr<Weight>> pack(const RowSource& rows,
+                                               std::optional<Activations> activations) = 0;
   /// The same from panels that were packed before (a pack cache).
   virtual Result<std::unique_ptr<Weight>> adopt(PackedMatrix packed,
                                                 std::optional<Activations> activations) = 0;

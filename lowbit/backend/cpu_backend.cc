@@ -100,12 +100,11 @@ class CpuBackend final : public Backend {
 
   Result<std::unique_ptr<Weight>> pack(const QuantizedTensor& tensor,
                                        std::optional<Activations> activations) override {
-    auto packed = lowbit::pack(tensor, pool_);
-    if (!packed) return std::move(packed).error();
-    if (!packed->is_finite()) {
-      return Error("holds a number or a scale that is not finite; the file is damaged");
-    }
-    return adopt(*std::move(packed), activations);
+    return adopt_finite(lowbit::pack(tensor, pool_, &panel_memory_), activations);
+  }
+  Result<std::unique_ptr<Weight>> pack(const RowSource& rows,
+                                       std::optional<Activations> activations) override {
+    return adopt_finite(lowbit::pack(rows, pool_, &panel_memory_), activations);
   }
 
   Result<std::unique_ptr<Weight>> adopt(PackedMatrix packed,
@@ -326,6 +325,15 @@ class CpuBackend final : public Backend {
  private:
   using Clock = std::chrono::steady_clock;
 
+  Result<std::unique_ptr<Weight>> adopt_finite(Result<PackedMatrix> packed,
+                                               std::optional<Activations> activations) {
+    if (!packed) return std::move(packed).error();
+    if (!packed->is_finite()) {
+      return Error("holds a number or a scale that is not finite; the file is damaged");
+    }
+    return adopt(*std::move(packed), activations);
+  }
+
   /// Adds the time until its end, and the loops in it, to a counter.
   class Count {
    public:
@@ -501,6 +509,7 @@ class CpuBackend final : public Backend {
   }
 
   ThreadPool& pool_;
+  SlabMemory panel_memory_;
   const KernelTable& kernels_;
   bool is_counting_ = false;
   BackendCounters counters_;

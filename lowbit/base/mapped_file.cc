@@ -113,6 +113,16 @@ void MappedFile::drop_pages(std::span<const std::byte> range) const {
   ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
+void MappedFile::prefetch(std::span<const std::byte> range) const {
+  LOWBIT_ASSERT(range.empty() ||
+                (range.data() >= data_ && range.data() + range.size() <= data_ + n_bytes_));
+  if (range.empty()) return;
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto first_byte = static_cast<std::size_t>(range.data() - data_);
+  const std::size_t first = first_byte / page * page, last = first_byte + range.size();
+  ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_WILLNEED);
+}
+
 Result<AtomicFile> AtomicFile::create(const std::string& path) {
   if (std::filesystem::path(path).filename().empty()) {
     return Error(fmt::format("cannot write '{}': it names a folder, not a file", path));

@@ -22,6 +22,8 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, n_bytes_}; }
   const std::string& path() const { return path_; }
 
+  /// Tells the system that these pages will be read soon: it starts reading them from the disk.
+  void prefetch(std::span<const std::byte> range) const;
   /// Tells the system that these pages will not be read again soon (they leave resident memory).
   void drop_pages(std::span<const std::byte> range) const;
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -43,6 +44,12 @@ class Checkpoint {
   virtual std::span<const TensorInfo> tensors() const = 0;
   /// The tensor in planar form, rows in parallel over the pool (null: on this thread).
   virtual Result<QuantizedTensor> load(std::size_t index, ThreadPool* pool) const = 0;
+  /// Reads row rows[i] of a tensor into row i of `out`, as RowSource::read does; null where the
+  /// container does not hold whole rows.
+  using ReadRows = std::function<void(std::span<const std::int64_t> rows, QuantizedTensor& out)>;
+  virtual ReadRows row_reader(std::size_t /*index*/) const { return {}; }
+  /// The tensor is wanted soon: the system starts reading it.
+  virtual void prefetch(std::size_t /*index*/) const {}
   /// The tensor's file pages leave resident memory: for use after packing.
   virtual void drop_pages(std::size_t index) const = 0;
   /// What the tensors are in, in order: for hashing.

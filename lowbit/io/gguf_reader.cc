@@ -496,6 +496,20 @@ class GgufCheckpoint final : public Checkpoint {
     }
     return tensor;
   }
+  ReadRows row_reader(std::size_t index) const override {
+    const Entry* entry = &entries_[index];
+    return [entry](std::span<const std::int64_t> rows, QuantizedTensor& out) {
+      const auto& [file, stored, tensor_scale] = *entry;
+      load_rows(*stored->layout, file->bytes_of(*stored), rows, stored->cols, out);
+      if (tensor_scale) {
+        out.scale->scale->codes.set(0, 0, std::bit_cast<std::uint32_t>(*tensor_scale));
+      }
+    };
+  }
+  void prefetch(std::size_t index) const override {
+    const Entry& entry = entries_[index];
+    entry.file->mapped.prefetch(entry.file->bytes_of(*entry.tensor));
+  }
   void drop_pages(std::size_t index) const override {
     entries_[index].file->mapped.drop_pages(
         entries_[index].file->bytes_of(*entries_[index].tensor));

@@ -48,6 +48,41 @@ std::array<Tensor*, n_planes> tensors_of(Tensor& tensor) {
   return {&tensor, scale, zero, scale_of(scale), scale_of(zero)};
 }
 
+std::int64_t row_bytes_of(const BlockLayout& layout, std::int64_t cols) {
+  LOWBIT_ASSERT(cols % layout.n_numbers == 0);
+  return cols / layout.n_numbers * layout.n_bytes;
+}
+
+/// All zero; a plane that blocks do not hold, the factor that the container keeps elsewhere, is 1.
+QuantizedTensor empty_tensor(const BlockLayout& layout, std::int64_t rows, std::int64_t cols) {
+  QuantizedTensor tensor(layout.scheme, rows, cols);
+  const auto planes = tensors_of(tensor);
+  for (std::size_t p = 0; p < n_planes; ++p) {
+    if (planes[p] == nullptr || layout.plan->plane_bytes(static_cast<Plane>(p)) != 0) continue;
+    const Code& code = *planes[p]->scheme.code;
+    CodeArray& ones = planes[p]->codes;
+    for (std::int64_t r = 0; r < ones.n_rows(); ++r) {
+      for (std::int64_t i = 0; i < ones.n_per_row(); ++i) ones.set(r, i, nearest_code(code, 1.0f));
+    }
+  }
+  return tensor;
+}
+
+void load_row(const BlockLayout& layout, const std::byte* blocks, QuantizedTensor& tensor,
+              std::int64_t row) {
+  const BlockPlan& plan = *layout.plan;
+  const std::int64_t n_blocks = tensor.cols / layout.n_numbers;
+  const auto planes = tensors_of(tensor);
+  BlockPlan::Rows out{};
+  for (std::size_t p = 0; p < n_planes; ++p) {
+    if (plan.plane_bytes(static_cast<Plane>(p)) == 0) continue;
+    out[p] = planes[p]->codes.row(row).data();
+    LOWBIT_ASSERT(planes[p]->codes.row_bytes() ==
+                  n_blocks * plan.plane_bytes(static_cast<Plane>(p)));
+  }
+  plan.load(blocks, n_blocks, out);
+}
+
 /// Rows per piece of parallel work: large enough that taking it costs nothing beside doing it.
 std::int64_t rows_per_chunk(std::int64_t row_bytes) {
   constexpr std::int64_t chunk_bytes = 64 << 10;
@@ -91,34 +126,27 @@ const BlockLayout* layout_for_scheme(const Scheme& scheme) {
 
 QuantizedTensor load_blocks(const BlockLayout& layout, std::span<const std::byte> bytes,
                             std::int64_t rows, std::int64_t cols, ThreadPool* pool) {
-  const BlockPlan& plan = *layout.plan;
-  const std::int64_t row_blocks = cols / layout.n_numbers, row_bytes = row_blocks * layout.n_bytes;
-  LOWBIT_ASSERT(cols % layout.n_numbers == 0);
+  const std::int64_t row_bytes = row_bytes_of(layout, cols);
   LOWBIT_ASSERT(static_cast<std::int64_t>(bytes.size()) == rows * row_bytes);
-  QuantizedTensor tensor(layout.scheme, rows, cols);
-  const auto planes = tensors_of(tensor);
-  for (std::size_t p = 0; p < n_planes; ++p) {
-    if (planes[p] == nullptr || plan.plane_bytes(static_cast<Plane>(p)) != 0) continue;
-    // The block does not hold this plane: the factor that the container keeps elsewhere, or 1.
-    const Code& code = *planes[p]->scheme.code;
-    CodeArray& ones = planes[p]->codes;
-    for (std::int64_t r = 0; r < ones.n_rows(); ++r) {
-      for (std::int64_t i = 0; i < ones.n_per_row(); ++i) ones.set(r, i, nearest_code(code, 1.0f));
-    }
-  }
+  QuantizedTensor tensor = empty_tensor(layout, rows, cols);
   for_rows(rows, row_bytes, pool, [&](std::int64_t first, std::int64_t last, int /*thread*/) {
     for (std::int64_t r = first; r < last; ++r) {
-      BlockPlan::Rows out{};
-      for (std::size_t p = 0; p < n_planes; ++p) {
-        if (plan.plane_bytes(static_cast<Plane>(p)) == 0) continue;
-        out[p] = planes[p]->codes.row(r).data();
-        LOWBIT_ASSERT(planes[p]->codes.row_bytes() ==
-                      row_blocks * plan.plane_bytes(static_cast<Plane>(p)));
-      }
-      plan.load(bytes.data() + r * row_bytes, row_blocks, out);
+      load_row(layout, bytes.data() + r * row_bytes, tensor, r);
     }
   });
   return tensor;
+}
+
+void load_rows(const BlockLayout& layout, std::span<const std::byte> bytes,
+               std::span<const std::int64_t> rows, std::int64_t cols, QuantizedTensor& out) {
+  const std::int64_t row_bytes = row_bytes_of(layout, cols), n_rows = std::ssize(rows);
+  if (out.rows != n_rows) out = empty_tensor(layout, n_rows, cols);
+  LOWBIT_ASSERT(out.cols == cols && out.scheme == layout.scheme);
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    const std::int64_t row = rows[static_cast<std::size_t>(r)];
+    LOWBIT_ASSERT(row >= 0 && (row + 1) * row_bytes <= std::ssize(bytes));
+    load_row(layout, bytes.data() + row * row_bytes, out, r);
+  }
 }
 
 Status store_blocks(const BlockLayout& layout, const QuantizedTensor& tensor,

@@ -44,6 +44,11 @@ const BlockLayout* layout_for_scheme(const Scheme& scheme);
 QuantizedTensor load_blocks(const BlockLayout& layout, std::span<const std::byte> bytes,
                             std::int64_t rows, std::int64_t cols, ThreadPool* pool);
 
+/// The same of chosen rows: row i of `out` is row rows[i] of a tensor of `cols` columns. `out`
+/// keeps its memory where it has as many rows already.
+void load_rows(const BlockLayout& layout, std::span<const std::byte> bytes,
+               std::span<const std::int64_t> rows, std::int64_t cols, QuantizedTensor& out);
+
 /// planes -> bytes. Error: numbers that this layout cannot say (a sign that breaks the parity, a
 /// shared delta that differs, a fourth value of a trit).
 Status store_blocks(const BlockLayout& layout, const QuantizedTensor& tensor,

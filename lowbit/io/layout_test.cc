@@ -120,6 +120,26 @@ TEST_P(EveryLayout, ThreadsGiveTheSamePlanes) {
                       load_blocks(layout, bytes, rows, cols, &pool));
 }
 
+TEST_P(EveryLayout, ChosenRowsAreRowsOfTheWhole) {
+  const std::int64_t rows = 9, row_blocks = 3, cols = row_blocks * layout.n_numbers;
+  const auto bytes = random_blocks(rows * row_blocks, 4);
+  const auto whole = decode(load_blocks(layout, bytes, rows, cols, nullptr));
+  QuantizedTensor part;
+  for (const std::vector<std::int64_t>& chosen :
+       {std::vector<std::int64_t>{0, 1, 2}, {8, 0, 3}, {5}, {4}}) {
+    load_rows(layout, bytes, chosen, cols, part);
+    ASSERT_EQ(part.rows, std::ssize(chosen));
+    const auto numbers = decode(part);
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+      const auto n = static_cast<std::size_t>(cols);
+      EXPECT_EQ(std::memcmp(&numbers[i * n], &whole[static_cast<std::size_t>(chosen[i]) * n],
+                            n * sizeof(float)),
+                0)
+          << chosen[i];
+    }
+  }
+}
+
 TEST_P(EveryLayout, IsFoundByItsTypeNameAndScheme) {
   EXPECT_EQ(layout_for_type(layout.ggml_type), &layout);
   EXPECT_EQ(layout_for_scheme(layout.scheme), &layout);

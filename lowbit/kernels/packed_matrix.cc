@@ -573,36 +573,102 @@ Result<PackedMatrix> PackedMatrix::of_parts(const Scheme& scheme, std::int64_t r
   return matrix;
 }
 
-Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool) {
+/// A packed matrix while it is made.
+class Packing {
+ public:
+  /// `part` holds some rows of the matrix, or all where a factor is constant along the row.
+  Packing(PanelLayout layout, const QuantizedTensor& part, SlabMemory* memory)
+      : layout_(std::move(layout)) {
+    const PanelView& view = layout_.view;
+    matrix_.scheme_ = part.scheme;
+    if (view.group_k == 0) {
+      if (part.scale) matrix_.row_scale_ = column_of(part, *part.scale, layout_.padded_rows());
+      if (part.zero) matrix_.row_zero_ = column_of(part, *part.zero, layout_.padded_rows());
+    }
+    if (view.scale.kind == FactorKind::table) matrix_.scale_values_ = values_of(*part.scale);
+    if (view.zero.kind == FactorKind::table) matrix_.zero_values_ = values_of(*part.zero);
+    const auto n_bytes =
+        static_cast<std::size_t>(std::max<std::int64_t>(layout_.panels_bytes(), 1));
+    std::shared_ptr<std::byte> panels =
+        memory != nullptr ? memory->take(n_bytes)
+                          : std::shared_ptr<std::byte>(
+                                new (panel_alignment) std::byte[n_bytes],
+                                [](std::byte* p) { ::operator delete[](p, panel_alignment); });
+    panels_ = panels.get();
+    matrix_.assemble(layout_, std::move(panels));
+    matrix_.is_finite_ = all_finite(matrix_.row_scale_) && all_finite(matrix_.row_zero_);
+  }
+
+  /// rows_of(first panel, last panel, thread): the tensor that holds their rows, and the first row
+  /// of the matrix in it.
+  template <class RowsOf>
+  PackedMatrix run(ThreadPool& pool, std::int64_t panels_per_chunk, RowsOf&& rows_of) {
+    const Packer packer(layout_, panels_, matrix_);
+    std::vector<Packer::Scratch> scratch(static_cast<std::size_t>(pool.n_threads()));
+    std::atomic<bool> is_finite = matrix_.is_finite_;
+    pool.parallel_for(layout_.n_panels(), panels_per_chunk,
+                      [&](std::int64_t first, std::int64_t last, int thread) {
+                        const auto at = static_cast<std::size_t>(thread);
+                        const auto& [w, first_row] = rows_of(first, last, at);
+                        for (std::int64_t panel = first; panel < last; ++panel) {
+                          if (!packer.pack_panel(w, first_row, panel, scratch[at])) {
+                            is_finite.store(false, std::memory_order_relaxed);
+                          }
+                        }
+                      });
+    matrix_.is_finite_ = is_finite.load();
+    return std::move(matrix_);
+  }
+
+ private:
+  PanelLayout layout_;
+  PackedMatrix matrix_;
+  std::byte* panels_ = nullptr;
+};
+
+namespace {
+
+struct PartOfMatrix {
+  const QuantizedTensor& w;
+  std::int64_t first_row;
+};
+
+}  // namespace
+
+Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool, SlabMemory* memory) {
   auto layout = lay_out_panels(w.scheme, w.rows, w.cols);
   if (!layout) return std::move(layout).error();
-  const PanelView& view = layout->view;
-  PackedMatrix matrix;
-  matrix.scheme_ = w.scheme;
-  if (view.group_k == 0) {
-    if (w.scale) matrix.row_scale_ = column_of(w, *w.scale, layout->padded_rows());
-    if (w.zero) matrix.row_zero_ = column_of(w, *w.zero, layout->padded_rows());
-  }
-  if (view.scale.kind == FactorKind::table) matrix.scale_values_ = values_of(*w.scale);
-  if (view.zero.kind == FactorKind::table) matrix.zero_values_ = values_of(*w.zero);
-  const auto n_bytes = static_cast<std::size_t>(std::max<std::int64_t>(layout->panels_bytes(), 1));
-  std::shared_ptr<std::byte> panels(new (panel_alignment) std::byte[n_bytes],
-                                    [](std::byte* p) { ::operator delete[](p, panel_alignment); });
-  matrix.assemble(*layout, panels);
-  const Packer packer(*layout, panels.get(), matrix);
-  std::atomic<bool> is_finite = all_finite(matrix.row_scale_) && all_finite(matrix.row_zero_);
   constexpr std::int64_t panels_per_chunk = 4;
-  pool.parallel_for(layout->n_panels(), panels_per_chunk,
-                    [&](std::int64_t first, std::int64_t last, int) {
-                      Packer::Scratch scratch;
-                      for (std::int64_t panel = first; panel < last; ++panel) {
-                        if (!packer.pack_panel(w, 0, panel, scratch)) {
-                          is_finite.store(false, std::memory_order_relaxed);
-                        }
-                      }
-                    });
-  matrix.is_finite_ = is_finite.load();
-  return matrix;
+  return Packing(*std::move(layout), w, memory)
+      .run(pool, panels_per_chunk,
+           [&](std::int64_t /*first*/, std::int64_t /*last*/, std::size_t /*thread*/) {
+             return PartOfMatrix{w, 0};
+           });
+}
+
+Result<PackedMatrix> pack(const RowSource& w, ThreadPool& pool, SlabMemory* memory) {
+  auto layout = lay_out_panels(w.scheme, w.rows, w.cols);
+  if (!layout) return std::move(layout).error();
+  const bool is_by_rows =
+      layout->is_float() || (layout->view.group_k != 0 && w.scheme.group.rows == 1);
+  if (!is_by_rows || w.rows == 0) {
+    QuantizedTensor whole;
+    w.read(0, w.rows, whole);
+    return pack(whole, pool, memory);
+  }
+  // Parts stay in the second-level cache between reading and packing.
+  constexpr std::int64_t part_bytes = std::int64_t{128} << 10;
+  const std::int64_t panel_bytes = std::max<std::int64_t>(layout->view.panel_bytes, 1);
+  const std::int64_t panels_per_chunk = std::clamp<std::int64_t>(part_bytes / panel_bytes, 1, 8);
+  QuantizedTensor head;
+  w.read(0, 1, head);
+  std::vector<QuantizedTensor> parts(static_cast<std::size_t>(pool.n_threads()));
+  return Packing(*std::move(layout), head, memory)
+      .run(pool, panels_per_chunk, [&](std::int64_t first, std::int64_t last, std::size_t thread) {
+        const std::int64_t first_row = first * panel_cols;
+        w.read(first_row, std::min(last * panel_cols, w.rows) - first_row, parts[thread]);
+        return PartOfMatrix{parts[thread], first_row};
+      });
 }
 
 void unpack_row(const PackedMatrix& w, std::int64_t row, float* out) {

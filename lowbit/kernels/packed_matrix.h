@@ -19,8 +19,10 @@
 #include <vector>
 
 #include "lowbit/base/result.h"
+#include "lowbit/base/slab_memory.h"
 #include "lowbit/base/thread_pool.h"
 #include "lowbit/formats/quantized_tensor.h"
+#include "lowbit/formats/row_source.h"
 #include "lowbit/kernels/activations.h"
 #include "lowbit/kernels/matmul_kernels.h"
 
@@ -60,7 +62,7 @@ class PackedMatrix {
   bool is_finite() const { return is_finite_; }
 
  private:
-  friend Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool);
+  friend class Packing;
   /// Takes the tables of the layout and sets every pointer of the view.
   void assemble(PanelLayout layout, std::shared_ptr<const std::byte> panels);
 
@@ -76,8 +78,10 @@ class PackedMatrix {
 };
 
 /// Errors: a group that is not 0 or 16, 32, 64, ... inputs long; more than 2^31 / 2^15 inputs under
-/// integer codes.
-Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool);
+/// integer codes. Panels come from `memory`, or from the heap where that is null.
+Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool, SlabMemory* memory = nullptr);
+/// The same, reading the rows of a panel just before it is packed.
+Result<PackedMatrix> pack(const RowSource& w, ThreadPool& pool, SlabMemory* memory = nullptr);
 
 /// The numbers of one output, bit-equal to decode(): embeddings are read from the panels. out:
 /// (cols).

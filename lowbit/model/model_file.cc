@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <numeric>
 #include <set>
 
 #include "lowbit/model/tensor_names.h"
@@ -250,6 +251,23 @@ Result<QuantizedTensor> ModelFile::load(const ModelTensor& tensor, ThreadPool* p
     }
   }
   return loaded;
+}
+
+std::optional<RowSource> ModelFile::rows_of(const ModelTensor& tensor) const {
+  Checkpoint::ReadRows read = checkpoint_->row_reader(tensor.index);
+  if (!read || !tensor.is_matrix()) return std::nullopt;
+  std::vector<std::int64_t> order(static_cast<std::size_t>(tensor.rows()));
+  std::iota(order.begin(), order.end(), 0);
+  if (tensor.permuted_heads != 0) {
+    order = halves_from_interleaved(tensor.permuted_heads, config_.head_dim);
+  }
+  return RowSource{tensor.scheme, tensor.rows(), tensor.cols(),
+                   [read = std::move(read), order = std::move(order)](
+                       std::int64_t first, std::int64_t n_rows, QuantizedTensor& out) {
+                     read(std::span(order).subspan(static_cast<std::size_t>(first),
+                                                   static_cast<std::size_t>(n_rows)),
+                          out);
+                   }};
 }
 
 std::int64_t ModelFile::n_parameters() const {

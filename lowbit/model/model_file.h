@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 #include "lowbit/base/result.h"
 #include "lowbit/base/thread_pool.h"
 #include "lowbit/formats/quantized_tensor.h"
+#include "lowbit/formats/row_source.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/model/config.h"
 #include "lowbit/model/tokenizer_load.h"
@@ -56,6 +58,10 @@ class ModelFile {
 
   /// The tensor in planar form and canonical row order.
   Result<QuantizedTensor> load(const ModelTensor& tensor, ThreadPool* pool) const;
+  /// The same a few rows at a time; nothing where the container does not hold whole rows. *this
+  /// must outlive it.
+  std::optional<RowSource> rows_of(const ModelTensor& tensor) const;
+  void prefetch(const ModelTensor& tensor) const { checkpoint_->prefetch(tensor.index); }
   /// After packing: the mapped pages leave resident memory.
   void drop_pages(const ModelTensor& tensor) const { checkpoint_->drop_pages(tensor.index); }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/runtime/weights.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
@@ -26,6 +27,13 @@ class FileTensors final : public TensorSource {
     const ModelTensor* tensor = file_.find(name);
     if (tensor == nullptr) return Error(fmt::format("there is no tensor {}", name));
     return file_.load(*tensor, &pool_);
+  }
+  std::optional<RowSource> rows(std::string_view name) const override {
+    const ModelTensor* tensor = file_.find(name);
+    return tensor != nullptr ? file_.rows_of(*tensor) : std::nullopt;
+  }
+  void prefetch(std::string_view name) const override {
+    if (const ModelTensor* tensor = file_.find(name)) file_.prefetch(*tensor);
   }
   void drop(std::string_view name) const override {
     if (const ModelTensor* tensor = file_.find(name)) file_.drop_pages(*tensor);
@@ -125,6 +133,20 @@ Result<bool> adopt_matrix(const Wanted& want, Backend& backend, const LoadOption
   return true;
 }
 
+/// A matrix as it is stored, packed while it is read; false where it has to be loaded first, also
+/// when something is wrong with it: loading says what, in the container's words.
+bool stream_matrix(const Wanted& want, const TensorSource& source, Backend& backend,
+                   const LoadOptions& options) {
+  if (options.transform) return false;
+  const auto rows = source.rows(want.name);
+  if (!rows || rows->rows != want.shape.rows || rows->cols != want.shape.cols) return false;
+  auto weight = backend.pack(*rows, activations_of(want, options));
+  if (!weight) return false;
+  *want.matrix = *std::move(weight);
+  source.drop(want.name);
+  return true;
+}
+
 Status bind_matrix(const Wanted& want, QuantizedTensor tensor, Backend& backend,
                    const LoadOptions& options) {
   if (options.transform) {
@@ -147,7 +169,7 @@ Status bind(const Wanted& want, const TensorSource& source, Backend& backend,
   if (want.matrix != nullptr) {
     const auto adopted = adopt_matrix(want, backend, options);
     if (!adopted) return Error(adopted.error());
-    if (*adopted) return ok();
+    if (*adopted || stream_matrix(want, source, backend, options)) return ok();
   }
   auto tensor = source.load(want.name);
   if (!tensor) return std::move(tensor).error();
@@ -204,8 +226,19 @@ Result<ModelWeights> load_weights(const TensorSource& source, Backend& backend,
   if (auto checked = check_shapes(wanted, source); !checked) return std::move(checked).error();
   std::erase_if(wanted, [&](const Wanted& want) { return !source.shape(want.name); });
 
+  // What comes next is read from the disk meanwhile; not everything at once, for models that are
+  // larger than memory.
+  std::size_t n_ahead = 0;
+  const auto prefetch_after = [&](std::size_t i) {
+    constexpr std::size_t most_ahead = 24;
+    for (; n_ahead < std::min(i + most_ahead, wanted.size()); ++n_ahead) {
+      if (wanted[n_ahead].matrix == nullptr || options.packed == nullptr)
+        source.prefetch(wanted[n_ahead].name);
+    }
+  };
   const auto n_total = static_cast<std::int64_t>(wanted.size());
   for (std::int64_t i = 0; i < n_total; ++i) {
+    prefetch_after(static_cast<std::size_t>(i));
     const Wanted& want = wanted[static_cast<std::size_t>(i)];
     if (auto bound = bind(want, source, backend, options); !bound) {
       return std::move(bound).error().in(want.name);

@@ -32,6 +32,10 @@ class TensorSource {
   virtual const ModelConfig& config() const = 0;
   virtual std::optional<Shape> shape(std::string_view name) const = 0;
   virtual Result<QuantizedTensor> load(std::string_view name) const = 0;
+  /// The same a few rows at a time; nothing where that cannot be.
+  virtual std::optional<RowSource> rows(std::string_view /*name*/) const { return std::nullopt; }
+  /// The tensor will be loaded soon.
+  virtual void prefetch(std::string_view /*name*/) const {}
   /// The tensor has been packed and will not be read again soon.
   virtual void drop(std::string_view name) const = 0;
 };
