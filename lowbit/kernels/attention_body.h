@@ -33,6 +33,45 @@ struct TaskState {
   VisibleKeys keys;
 };
 
+/// Updates the running max and l of a group and leaves the factors for o.
+template <int rows>
+LOWBIT_PRIMITIVE void fold_sums(TaskState* const* tasks) {
+  static_assert(2 * rows <= n_lanes);
+  float factors[n_lanes] = {};  // exp of these: of the old sums, then of the block's
+  for (int r = 0; r < rows; ++r) {
+    TaskState& task = *tasks[r];
+    const float new_max = task.max > task.block_max ? task.max : task.block_max;
+    factors[r] = task.max - new_max;
+    factors[rows + r] = task.block_max - new_max;
+    task.max = new_max;
+  }
+  store(factors, exp(load(factors)));
+  for (int r = 0; r < rows; ++r) {
+    TaskState& task = *tasks[r];
+    task.old_factor = factors[r];
+    task.block_factor = factors[rows + r];
+    const f32x16 added = mul(splat(task.block_l), splat(task.block_factor));
+    store_first(&task.l, fma(splat(task.l), splat(task.old_factor), added), 1);
+  }
+}
+
+/// 16 numbers of o from those of a block's o'.
+LOWBIT_PRIMITIVE void fold_values(f32x16 block_o, std::int64_t i, TaskState& task) {
+  const f32x16 x = splat(task.old_factor), y = splat(task.block_factor);
+  store(task.o + i, fma(load(task.o + i), x, mul(block_o, y)));
+}
+
+/// Where a block's o' goes: into the running sums, or into block_o to be folded later.
+enum class Then : std::uint8_t { fold, keep };
+
+LOWBIT_PRIMITIVE void put_values(f32x16 block_o, std::int64_t i, Then then, TaskState& task) {
+  if (then == Then::fold) {
+    fold_values(block_o, i, task);
+  } else {
+    store(task.block_o + i, block_o);
+  }
+}
+
 #include "lowbit/kernels/attention_integer_body.h"
 
 /// A block whose numbers are multiplied in f32. Stored ones become f32 in the loops when a single
@@ -91,74 +130,59 @@ LOWBIT_PRIMITIVE void block_scores(const FloatBlock<Number>& block, const Dims& 
 }
 
 template <class Number>
-LOWBIT_PRIMITIVE void finish_weights(const FloatBlock<Number>& block,
-                                     const f32x16 (&p)[key_vectors], TaskState& task) {
+LOWBIT_PRIMITIVE void finish_weights(const FloatBlock<Number>& block, TaskState& task) {
+  if (block.v_scales == nullptr) return;
 #pragma GCC unroll 8
   for (int c = 0; c < key_vectors; ++c) {
-    const bool scaled = block.v_scales != nullptr;
-    store(task.p + n_lanes * c, scaled ? mul(p[c], load_f16(block.v_scales + n_lanes * c)) : p[c]);
+    float* const p = task.p + n_lanes * c;
+    store(p, mul(load(p), load_f16(block.v_scales + n_lanes * c)));
   }
 }
 
-/// From scores to block_max, block_l and the factors of the values.
-template <class Block>
-LOWBIT_PRIMITIVE void block_softmax(const Block& block, TaskState& task) {
+LOWBIT_PRIMITIVE void hide_keys(TaskState& task) {
   constexpr float lowest = -__builtin_inff();
   for (int j = 0; j < task.keys.first; ++j) task.p[j] = lowest;
   for (int j = task.keys.last; j < kv_block_positions; ++j) task.p[j] = lowest;
-  f32x16 s[key_vectors], largest = splat(lowest);
-#pragma GCC unroll 8
-  for (int c = 0; c < key_vectors; ++c) {
-    s[c] = load(task.p + n_lanes * c);
-    largest = max(s[c], largest);
-  }
-  task.block_max = max_lane(largest);
-  const f32x16 m = splat(task.block_max);
-  f32x16 lanes = splat(0.0f);
-#pragma GCC unroll 8
-  for (int c = 0; c < key_vectors; ++c) {
-    s[c] = exp(sub(s[c], m));
-    lanes = add(lanes, s[c]);
-  }
-  task.block_l = sum(lanes);
-  finish_weights(block, s, task);
 }
 
-/// Updates the running max and l of a group and leaves the factors for o.
-template <int rows>
-LOWBIT_PRIMITIVE void fold_sums(TaskState* const* tasks) {
-  static_assert(2 * rows <= n_lanes);
-  float factors[n_lanes] = {};  // exp of these: of the old sums, then of the block's
+/// From scores to block_max, block_l and the factors of the values. Each step is done for all tasks
+/// before the next: a step waits for the one before it most of the time, tasks do not wait for each
+/// other.
+template <int rows, class Block>
+LOWBIT_PRIMITIVE void block_softmax(const Block& block, TaskState* const* tasks) {
   for (int r = 0; r < rows; ++r) {
     TaskState& task = *tasks[r];
-    const float new_max = task.max > task.block_max ? task.max : task.block_max;
-    factors[r] = task.max - new_max;
-    factors[rows + r] = task.block_max - new_max;
-    task.max = new_max;
+    if (task.keys.last - task.keys.first < kv_block_positions) hide_keys(task);
+    f32x16 largest = splat(-__builtin_inff());  // passes over a NaN
+#pragma GCC unroll 8
+    for (int c = 0; c < key_vectors; ++c) largest = max(load(task.p + n_lanes * c), largest);
+    task.block_max = max_lane(largest);
   }
-  store(factors, exp(load(factors)));
+  f32x16 lanes[rows];
+#pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
     TaskState& task = *tasks[r];
-    task.old_factor = factors[r];
-    task.block_factor = factors[rows + r];
-    const f32x16 added = mul(splat(task.block_l), splat(task.block_factor));
-    store_first(&task.l, fma(splat(task.l), splat(task.old_factor), added), 1);
+    const f32x16 m = splat(task.block_max);
+    lanes[r] = splat(0.0f);
+#pragma GCC unroll 8
+    for (int c = 0; c < key_vectors; ++c) {
+      float* const p = task.p + n_lanes * c;
+      const f32x16 e = exp_of_low(sub(load(p), m));
+      lanes[r] = add(lanes[r], e);
+      store(p, e);
+    }
   }
-}
-
-/// o from a block's o'.
-LOWBIT_PRIMITIVE void fold_values(const float* block_o, std::int64_t padded_dim, TaskState& task) {
-  const f32x16 x = splat(task.old_factor), y = splat(task.block_factor);
-  for (std::int64_t i = 0; i < padded_dim; i += n_lanes) {
-    store(task.o + i, fma(load(task.o + i), x, mul(load(block_o + i), y)));
-  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) tasks[r]->block_l = sum(lanes[r]);
+  for (int r = 0; r < rows; ++r) finish_weights(block, *tasks[r]);
 }
 
 /// o' of `rows` tasks over the keys [first, last), `vectors` x 16 numbers from `at` on. A call that
-/// does not begin with a task's first key goes on from block_o.
+/// does not begin with a task's first key goes on from block_o, one that does not end with its last
+/// key leaves it there.
 template <int rows, int vectors, class Number>
 LOWBIT_PRIMITIVE void values(const Number* v, std::int64_t padded_dim, std::int64_t at, int first,
-                             int last, TaskState* const* tasks) {
+                             int last, Then then, TaskState* const* tasks) {
   f32x16 o[rows][vectors];
   const float* p[rows];
 #pragma GCC unroll 8
@@ -184,27 +208,28 @@ LOWBIT_PRIMITIVE void values(const Number* v, std::int64_t padded_dim, std::int6
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
+    const Then here = tasks[r]->keys.last == last ? then : Then::keep;
 #pragma GCC unroll 8
-    for (int c = 0; c < vectors; ++c) store(tasks[r]->block_o + at + n_lanes * c, o[r][c]);
+    for (int c = 0; c < vectors; ++c) put_values(o[r][c], at + n_lanes * c, here, *tasks[r]);
   }
 }
 
 template <int rows, class Number>
-void all_values(const Number* v, std::int64_t padded_dim, int first, int last,
+void all_values(const Number* v, std::int64_t padded_dim, int first, int last, Then then,
                 TaskState* const* tasks) {
   if (first >= last) return;
   constexpr int slab = attention_vectors * n_lanes;
   std::int64_t at = 0;
   for (; at + slab <= padded_dim; at += slab) {
-    values<rows, attention_vectors>(v, padded_dim, at, first, last, tasks);
+    values<rows, attention_vectors>(v, padded_dim, at, first, last, then, tasks);
   }
   for (; at < padded_dim; at += n_lanes) {
-    values<rows, 1>(v, padded_dim, at, first, last, tasks);
+    values<rows, 1>(v, padded_dim, at, first, last, then, tasks);
   }
 }
 
 template <int rows, class Number>
-LOWBIT_PRIMITIVE void block_values(const FloatBlock<Number>& block, const Dims& dims,
+LOWBIT_PRIMITIVE void block_values(const FloatBlock<Number>& block, const Dims& dims, Then then,
                                    TaskState* const* tasks) {
   int first = 0, last = kv_block_positions;  // the keys that all tasks see
   for (int r = 0; r < rows; ++r) {
@@ -214,32 +239,28 @@ LOWBIT_PRIMITIVE void block_values(const FloatBlock<Number>& block, const Dims& 
   if (rows == 1 || first >= last) {
     for (int r = 0; r < rows; ++r) {
       const VisibleKeys keys = tasks[r]->keys;
-      all_values<1>(block.v, dims.padded, keys.first, keys.last, tasks + r);
+      all_values<1>(block.v, dims.padded, keys.first, keys.last, then, tasks + r);
     }
     return;
   }
   for (int r = 0; r < rows; ++r) {
-    all_values<1>(block.v, dims.padded, tasks[r]->keys.first, first, tasks + r);
+    all_values<1>(block.v, dims.padded, tasks[r]->keys.first, first, then, tasks + r);
   }
-  all_values<rows>(block.v, dims.padded, first, last, tasks);
+  all_values<rows>(block.v, dims.padded, first, last, then, tasks);
   for (int r = 0; r < rows; ++r) {
-    all_values<1>(block.v, dims.padded, last, tasks[r]->keys.last, tasks + r);
+    all_values<1>(block.v, dims.padded, last, tasks[r]->keys.last, then, tasks + r);
   }
 }
-
-/// Where a block's results go: into the running sums, or into block_o to be folded later.
-enum class Then : std::uint8_t { fold, keep };
 
 template <int rows, class Block>
 void group_over_block(const Block& block, const Dims& dims, Then then, TaskState* const* tasks) {
   for (int key = 0; key < kv_block_positions; key += attention_vectors * n_lanes) {
     block_scores<rows, attention_vectors>(block, dims, key, tasks);
   }
-  for (int r = 0; r < rows; ++r) block_softmax(block, *tasks[r]);
-  block_values<rows>(block, dims, tasks);
-  if (then == Then::keep) return;
-  fold_sums<rows>(tasks);
-  for (int r = 0; r < rows; ++r) fold_values(tasks[r]->block_o, dims.padded, *tasks[r]);
+  block_softmax<rows>(block, tasks);
+  // The values need neither max nor l but the factors only at their end: no waiting for these.
+  if (then == Then::fold) fold_sums<rows>(tasks);
+  block_values<rows>(block, dims, then, tasks);
 }
 
 /// Groups of `rows` tasks, then smaller ones for the rest.
@@ -440,7 +461,9 @@ void fold_partials(const KvLayout& layout, const AttentionTask& task, std::int64
     state.block_l = partial[1];
     TaskState* const states[]{&state};
     fold_sums<1>(states);
-    fold_values(partial + AttentionPartials::o_at, padded_dim, state);
+    for (std::int64_t i = 0; i < padded_dim; i += n_lanes) {
+      fold_values(load(partial + AttentionPartials::o_at + i), i, state);
+    }
   }
   write_out(task, layout.head_dim, state);
 }

@@ -83,15 +83,14 @@ LOWBIT_PRIMITIVE void block_scores(const IntegerBlock<bits>& block, const Dims& 
 
 /// From the weights p of a block to c and u of every group.
 template <int bits>
-LOWBIT_PRIMITIVE void finish_weights(const IntegerBlock<bits>& block,
-                                     const f32x16 (&p)[key_vectors], TaskState& task) {
+LOWBIT_PRIMITIVE void finish_weights(const IntegerBlock<bits>& block, TaskState& task) {
   constexpr float largest_weight = 255;
   for (std::int64_t group = 0; group < block.n_groups; ++group) {
     const std::uint16_t* scales = block.v_scales + group * kv_block_positions;
     f32x16 w[key_vectors], largest = splat(0.0f);
 #pragma GCC unroll 8
     for (int c = 0; c < key_vectors; ++c) {
-      w[c] = mul(p[c], load_f16(scales + n_lanes * c));
+      w[c] = mul(load(task.p + n_lanes * c), load_f16(scales + n_lanes * c));
       largest = max(w[c], largest);
     }
     const float unit = max_lane(largest) / largest_weight;
@@ -111,7 +110,7 @@ LOWBIT_PRIMITIVE void finish_weights(const IntegerBlock<bits>& block,
 /// o' of `rows` tasks, `vectors` x 16 numbers from `at` on; they lie in one group.
 template <int rows, int vectors, int bits>
 LOWBIT_PRIMITIVE void values(const IntegerBlock<bits>& block, const Dims& dims, std::int64_t at,
-                             TaskState* const* tasks) {
+                             Then then, TaskState* const* tasks) {
   constexpr int halves = 8 / bits;
   static_assert(vectors % halves == 0);
   const std::int64_t group = bits == 8 ? 0 : at / dims.group;
@@ -150,20 +149,23 @@ LOWBIT_PRIMITIVE void values(const IntegerBlock<bits>& block, const Dims& dims, 
     const f32x16 unit = splat(tasks[r]->unit[group]);
 #pragma GCC unroll 8
     for (int c = 0; c < vectors; ++c) {
-      store(tasks[r]->block_o + at + n_lanes * c, mul(to_f32(dot[r][c]), unit));
+      put_values(mul(to_f32(dot[r][c]), unit), at + n_lanes * c, then, *tasks[r]);
     }
   }
 }
 
 template <int rows, int bits>
-void block_values(const IntegerBlock<bits>& block, const Dims& dims, TaskState* const* tasks) {
+void block_values(const IntegerBlock<bits>& block, const Dims& dims, Then then,
+                  TaskState* const* tasks) {
   constexpr int least = 8 / bits;
   constexpr int vectors = attention_vectors > least ? attention_vectors : least;
   std::int64_t at = 0;
   for (; at + vectors * n_lanes <= dims.padded; at += vectors * n_lanes) {
-    values<rows, vectors>(block, dims, at, tasks);
+    values<rows, vectors>(block, dims, at, then, tasks);
   }
-  for (; at < dims.padded; at += least * n_lanes) values<rows, least>(block, dims, at, tasks);
+  for (; at < dims.padded; at += least * n_lanes) {
+    values<rows, least>(block, dims, at, then, tasks);
+  }
 }
 
 /// Writes v_correction of a block and returns it.

@@ -5,8 +5,9 @@
 
 constexpr int n_lanes = 16;
 
-/// exp of math.h in every lane: the same operations on the same constants.
-LOWBIT_PRIMITIVE f32x16 exp(f32x16 x) {
+/// exp of math.h in every lane, the same operations on the same constants, but for numbers that are
+/// not above C::highest.
+LOWBIT_PRIMITIVE f32x16 exp_of_low(f32x16 x) {
   using C = math::ExpConstants;
   const f32x16 shifted = fma(x, splat(C::log2_e), splat(C::round_magic));
   const f32x16 n = sub(shifted, splat(C::round_magic));
@@ -18,8 +19,12 @@ LOWBIT_PRIMITIVE f32x16 exp(f32x16 x) {
   p = fma(p, f, splat(1.0f));
   p = fma(p, f, splat(1.0f));
   const f32x16 scaled = as_floats(add(as_bits(p), shift_left<C::mantissa_bits>(as_bits(shifted))));
-  const f32x16 not_low = select(less(x, splat(C::lowest)), splat(0.0f), scaled);
-  return select(less(splat(C::highest), x), splat(__builtin_inff()), not_low);
+  return select(less(x, splat(C::lowest)), splat(0.0f), scaled);
+}
+
+LOWBIT_PRIMITIVE f32x16 exp(f32x16 x) {
+  const f32x16 highest = splat(math::ExpConstants::highest);
+  return select(less(highest, x), splat(__builtin_inff()), exp_of_low(x));
 }
 
 /// The first `count` lanes from memory, `fill` above.
