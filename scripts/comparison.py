@@ -127,11 +127,14 @@ class Peer:
     def run_batch(self, model: Path, row: Row, setting: Setting) -> Measured:
         n_prompt = 16  # it cannot do without
         command = [self.folder / "llama-batched-bench", "-m", model, "-c", row.batch * (n_prompt + row.tokens), "-npp", n_prompt]
-        command += ["-ntg", row.tokens, "-npl", row.batch, "-t", setting.threads, "-fa", setting.attention]
-        for _ in range(5):  # its log, the line among it, is sometimes lost at the end of a short run
-            text, foreign = output([*command, "--output-format", "jsonl"])
+        # Its log is lost where the program ends before its log's thread has run: short rows behind the one that counts
+        # give that thread time, and a lost line is asked for again.
+        command += ["-ntg", ",".join([str(row.tokens), "1", "1", "1"]), "-npl", row.batch]
+        command += ["-t", setting.threads, "-fa", setting.attention, "--output-format", "jsonl"]
+        for _ in range(20):
+            text, foreign = output(command)
             lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-            if lines:
+            if lines and lines[0]["tg"] == row.tokens:
                 return Measured({row: lines[0]["speed_tg"]}, {}, foreign)
         raise Failed(f"{' '.join(map(str, command))} printed no line of JSON\n{text[-2000:]}")
 
