@@ -212,6 +212,89 @@ def test_a_ratio_of_worse_activations_does_not_count():
     assert comparison.is_no_worse(found | {"lowbit": 0.0001})
 
 
+def test_figures_of_the_roof_are_kept_and_resumed(tmp_path, monkeypatch, capsys):
+    figures, measured = load("figures"), []
+    roof = figures.roof_figures
+    (tmp_path / "lowbit").touch()
+    monkeypatch.setattr(figures, "LOWBIT", tmp_path / "lowbit")
+    monkeypatch.setattr(roof, "FOLDER", tmp_path / "figures")
+
+    def part(name, broken=False):
+        def measure(model):
+            measured.append(name)
+            if broken:
+                raise figures.Failed("exit 3")
+            return roof.Part([f"`{name} of {model}`"], [roof.Reached(f"speed of {name}", 0.9, 0.95)], f"all of {name}")
+
+        return measure
+
+    monkeypatch.setattr(roof, "PARTS", {"a": part("a"), "b": part("b", broken=True), "c": part("c")})
+    run = lambda **more: figures.roof(["a", "b", "c"], "m.gguf", **{"resume": False, "report": False} | more)  # noqa: E731
+    first = run()
+    assert "b failed: exit 3" in capsys.readouterr().err
+    assert "| speed of a | >= 90 % | 95 % | met |" in first and "`c of m.gguf`" in first and "all of c" in first
+    assert "speed of b" not in first
+    monkeypatch.setattr(roof, "PARTS", {"a": part("a"), "b": part("b"), "c": part("c")})
+    assert run(report=True) == first  # measures nothing, tells the same
+    assert "speed of b" in run(resume=True)
+    assert measured == ["a", "b", "c", "b"]
+    (tmp_path / "lowbit").write_text("another build")
+    figures.os.utime(tmp_path / "lowbit", (1, 1))
+    run(resume=True)
+    assert measured == ["a", "b", "c", "b", "a", "b", "c"]
+
+
+def test_targets_are_met_missed_or_disturbed():
+    from roof_figures import Reached
+
+    assert Reached("w", 1.9, 2.0, "x", note=" (1.9-2.1)").line() == "| w | >= 1.90 x | 2.00 x (1.9-2.1) | met |"
+    assert Reached("w", 0.5, 0.6, "x", at_most=True).line() == "| w | <= 0.50 x | 0.60 x | **missed** |"
+    assert Reached("w", 0.5, 0.4, at_most=True).line().endswith("| met |")
+    assert Reached("w", 0.9, 1.4).line().endswith("| disturbed |")
+    assert Reached("w", 0.9, None).line().endswith("| not measured here | |")
+
+
+def test_every_target_of_a_comparison_finds_its_row(tmp_path, monkeypatch):
+    """What the parts ask of scripts/compare and what they look up in its answer fit together."""
+    import roof_figures as roof
+
+    compare = load("compare")
+    monkeypatch.setattr(roof, "FOLDER", tmp_path)
+
+    speeds = {"tokens_per_second_min": 1.0, "tokens_per_second_max": 99.0, "of_roof": 0.5}
+    busy = {"engine": "lowbit", "phase": "decode", "tokens": 64, "quiet": 2.0, "busy": 1.0, "share": 0.5, "share_min": 0.4, "share_max": 0.6}
+    start = {
+        "file_in": "disk", "way": "lowbit", "seconds": 1.0, "least": 1.0, "most": 1.0,
+        "over_peer": 0.25, "ratio_min": 0.2, "ratio_max": 0.3,
+    }  # fmt: skip
+    speed = {
+        "lowbit": 4.0, "peer": 2.0, "peer_setting": "auto", "ratio": 2.0, "ratio_min": 1.9, "ratio_max": 2.1,
+        "of_roof": 0.5, "foreign_load": 0.0, "counts": True,
+    }  # fmt: skip
+
+    def answer(program, *arguments):
+        if program == roof.LOWBIT:
+            return {"rows": [speeds | {"batch": batch, "tokens_per_second": batch * 10.0} for batch in (1, 8)]}
+        if program.name == "cold_start.py":
+            return {"rows": [start]}
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+        args = compare.parsed()
+        if args.busy:
+            return {"rows": [busy]}
+        rows = [row for task in compare.tasks_of(args) for row in task]
+        return {"rows": [row._asdict() | speed | {"scheme": args.scheme[0]} for row in rows], "divergence": {}}
+
+    monkeypatch.setattr(roof, "run", answer)
+    model = tmp_path / "m.gguf"
+    model.touch()
+    for name, part in roof.PARTS.items():
+        if name not in ("kernels", "formats"):
+            found = part(model)
+            assert found.reached and found.commands and found.details, name
+            for reached in found.reached:
+                assert reached.value in (0.25, 0.5, 1.0, 2.0, 8.0), reached
+
+
 @pytest.mark.skipif(not (CACHE / "peer/bin/llama-batched-bench").exists(), reason="the peer is not built: scripts/peer")
 def test_compare_runs_beside_the_peer(tmp_path):
     chart = tmp_path / "chart.svg"
