@@ -5,6 +5,8 @@
 /// hide the latency of fma.
 constexpr int f32_tile_tokens = 6, tile_tokens = 2, tile_panels = 1, gemv_panels = 2,
               int8_gemv_panels = 1, row_tile_tokens = 3;
+/// Too few registers for that many sums: several tokens read unpacked codes.
+constexpr bool has_batch_gemv = false;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 

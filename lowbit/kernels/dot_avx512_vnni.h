@@ -4,6 +4,8 @@
 /// Tile of the products: 6 tokens x 2 panels keep 12 int32 and 12 f32 accumulators in registers.
 constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels = 4,
               int8_gemv_panels = 2, row_tile_tokens = 12;
+/// 8 int32 and 8 f32 sums of a panel stay in registers: up to 8 tokens read the bit planes.
+constexpr bool has_batch_gemv = true;
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
 

@@ -5,6 +5,8 @@
 /// (6 tokens x 1 panel) run at once; the 12 f32 sums wait in memory and pass by once a step.
 constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 1, gemv_panels = 2,
               int8_gemv_panels = 1, row_tile_tokens = 6;
+/// Too few registers for that many sums: several tokens read unpacked codes.
+constexpr bool has_batch_gemv = false;
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
 

@@ -6,6 +6,8 @@
 /// ones wait in memory while products run.
 constexpr int f32_tile_tokens = 5, tile_tokens = 4, tile_panels = 1, gemv_panels = 4,
               int8_gemv_panels = 2, row_tile_tokens = 6;
+/// Too few registers for that many sums: several tokens read unpacked codes.
+constexpr bool has_batch_gemv = false;
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
 

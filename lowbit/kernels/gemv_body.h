@@ -1,47 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
-// One token times int8 panels, straight from the bit planes: codes are unpacked, multiplied and
+// A few tokens times int8 panels, straight from the bit planes: codes are unpacked, multiplied and
 // forgotten in registers, so that reading the weights is what takes the time. The same steps and
 // the same operations as int8_tile, hence the same bits. Included inside an anonymous namespace by
 // matmul_body.h, nowhere else.
 
-/// What one token brings to a product.
-struct GemvToken {
-  const std::int8_t* x;
-  const float* as;  // per activation group; step s reads as[s >> as_shift]
+/// What the tokens bring to a product.
+template <int n_tokens>
+struct GemvTokens {
+  const std::int8_t* x[n_tokens];
+  const float* as[n_tokens];  // per activation group; step s reads as[s >> as_shift]
   int as_shift;
-  const std::int32_t *start, *asum;  // per step, or per group of two-level scales
+  const std::int32_t *start[n_tokens], *asum[n_tokens];  // per step, or group of two-level scales
 };
 
 /// Bytes read ahead of the multiplication: far enough to hide memory, near enough to stay cached.
 constexpr std::int64_t prefetch_bytes = 4096;
 
-/// acc += quads [first, first + n_quads) of a tile, compile-time numbers, times x.
-template <int bits, class Decode, bool wide, int n_panels, int first, int n_quads, int done = 0>
+/// acc += quads [first, first + n_quads) of a tile, compile-time numbers, times x from input k on.
+template <int bits, class Decode, bool wide, int n_tokens, int n_panels, int first, int n_quads,
+          int done = 0>
 LOWBIT_PRIMITIVE void dot_planes(const std::uint8_t* const (&tiles)[n_panels], const Decode& decode,
-                                 const std::int8_t* x, i32x16 (&acc)[n_panels]) {
+                                 const std::int8_t* const (&x)[n_tokens], std::int64_t k,
+                                 i32x16 (&acc)[n_tokens][n_panels]) {
   if constexpr (done < n_quads) {
     constexpr int quad = first + done;
-    const u8x64 four = broadcast4(x + quad * quad_k);
+    u8x64 code[n_panels];
 #pragma GCC unroll 4
-    for (int p = 0; p < n_panels; ++p) {
-      acc[p] = dot4<wide>(acc[p], decode(quad_code<bits, quad>(tiles[p])), four);
+    for (int p = 0; p < n_panels; ++p) code[p] = decode(quad_code<bits, quad>(tiles[p]));
+#pragma GCC unroll 8
+    for (int i = 0; i < n_tokens; ++i) {
+      const u8x64 four = broadcast4(x[i] + k + quad * quad_k);
+#pragma GCC unroll 4
+      for (int p = 0; p < n_panels; ++p) acc[i][p] = dot4<wide>(acc[i][p], code[p], four);
     }
-    dot_planes<bits, Decode, wide, n_panels, first, n_quads, done + 1>(tiles, decode, x, acc);
+    dot_planes<bits, Decode, wide, n_tokens, n_panels, first, n_quads, done + 1>(tiles, decode, x,
+                                                                                 k, acc);
+  }
+}
+
+template <int n_tokens, int n_panels>
+LOWBIT_PRIMITIVE void start_gemv(const GemvTokens<n_tokens>& tokens, std::int64_t step,
+                                 i32x16 (&acc)[n_tokens][n_panels]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < n_tokens; ++i) {
+    const i32x16 start = splat(tokens.start[i][step]);
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) acc[i][p] = start;
   }
 }
 
 /// The end of a step: f += scale * acc, and its zeros. `group` counts in the chunk.
-template <int n_panels>
+template <int n_tokens, int n_panels>
 LOWBIT_PRIMITIVE void end_step(const PanelView& v, std::int64_t first_panel,
-                               std::int64_t last_panel, const GemvToken& token,
+                               std::int64_t last_panel, const GemvTokens<n_tokens>& tokens,
                                const std::byte* const (&chunks)[n_panels], std::int64_t group,
-                               std::int64_t step, bool is_short, const i32x16 (&acc)[n_panels],
-                               f32x16 (&f)[n_panels]) {
-  const f32x16 as = splat(token.as[step >> token.as_shift]);
+                               std::int64_t step, bool is_short, i32x16 (&acc)[n_tokens][n_panels],
+                               f32x16 (&f)[n_tokens][n_panels]) {
   const bool varies = v.group_k != 0;
+  const std::int64_t as_at = step >> tokens.as_shift;
 #pragma GCC unroll 4
   for (int p = 0; p < n_panels; ++p) {
-    i32x16 a = acc[p];
     if (v.zero_kind == ZeroKind::integer) {
       i32x16 zero;
       if (varies) {
@@ -50,100 +68,136 @@ LOWBIT_PRIMITIVE void end_step(const PanelView& v, std::int64_t first_panel,
       } else {
         zero = load(v.row_zero_code + least_of(first_panel + p, last_panel - 1) * panel_cols);
       }
-      a = sub(a, times_sum(zero, token.asum[step], is_short));
+#pragma GCC unroll 8
+      for (int i = 0; i < n_tokens; ++i) {
+        acc[i][p] = sub(acc[i][p], times_sum(zero, tokens.asum[i][step], is_short));
+      }
     }
     if (!varies) {
-      f[p] = fma(to_f32(a), as, f[p]);
+#pragma GCC unroll 8
+      for (int i = 0; i < n_tokens; ++i) {
+        f[i][p] = fma(to_f32(acc[i][p]), splat(tokens.as[i][as_at]), f[i][p]);
+      }
       continue;
     }
     const f32x16 scale = v.has_scale ? factor_of(v.scale, chunks[p], group) : splat(1.0f);
-    f[p] = fma(to_f32(a), mul(mul(scale, splat(v.unit)), as), f[p]);
+    const f32x16 unit_scale = mul(scale, splat(v.unit));
+#pragma GCC unroll 8
+    for (int i = 0; i < n_tokens; ++i) {
+      const f32x16 as = splat(tokens.as[i][as_at]);
+      f[i][p] = fma(to_f32(acc[i][p]), mul(unit_scale, as), f[i][p]);
+    }
     if (v.zero_kind == ZeroKind::real || v.zero_kind == ZeroKind::product) {
       f32x16 zero = factor_of(v.zero, chunks[p], group);
       if (v.zero_kind == ZeroKind::product) zero = mul(splat(-1.0f), mul(scale, zero));
-      f[p] = fma(splat(static_cast<float>(token.asum[step])), mul(zero, as), f[p]);
+#pragma GCC unroll 8
+      for (int i = 0; i < n_tokens; ++i) {
+        const f32x16 asum = splat(static_cast<float>(tokens.asum[i][step]));
+        f[i][p] = fma(asum, mul(zero, splat(tokens.as[i][as_at])), f[i][p]);
+      }
     }
   }
 }
 
 /// One group of a two-level chunk: total += sub * acc.
-template <int n_panels>
-LOWBIT_PRIMITIVE void end_group(const PanelView& v, const std::byte* const (&chunks)[n_panels],
-                                std::int64_t group, std::int32_t asum,
-                                const i32x16 (&acc)[n_panels], i32x16 (&total)[n_panels],
-                                i32x16 (&zeros)[n_panels]) {
+template <int n_tokens, int n_panels>
+LOWBIT_PRIMITIVE void end_group(const PanelView& v, const GemvTokens<n_tokens>& tokens,
+                                const std::byte* const (&chunks)[n_panels], std::int64_t group,
+                                std::int64_t step, const i32x16 (&acc)[n_tokens][n_panels],
+                                i32x16 (&total)[n_tokens][n_panels],
+                                i32x16 (&zeros)[n_tokens][n_panels]) {
 #pragma GCC unroll 4
   for (int p = 0; p < n_panels; ++p) {
     const auto sub_at = [&](const FactorPlane& plane) {
       const std::byte* subs = chunks[p] + plane.offset + group * panel_cols;
       return load_i8(reinterpret_cast<const std::int8_t*>(subs));
     };
-    total[p] = add(total[p], mul(acc[p], sub_at(v.scale)));
-    if (v.zero_kind != ZeroKind::none) {
-      zeros[p] = add(zeros[p], mul_i16(sub_at(v.zero), splat(asum)));
+    const i32x16 scale = sub_at(v.scale);
+#pragma GCC unroll 8
+    for (int i = 0; i < n_tokens; ++i) total[i][p] = add(total[i][p], mul(acc[i][p], scale));
+    if (v.zero_kind == ZeroKind::none) continue;
+    const i32x16 zero = sub_at(v.zero);
+#pragma GCC unroll 8
+    for (int i = 0; i < n_tokens; ++i) {
+      zeros[i][p] = add(zeros[i][p], mul_i16(zero, splat(tokens.asum[i][step])));
     }
   }
 }
 
 /// The end of a two-level chunk: f += coarse * total.
-template <int n_panels>
-LOWBIT_PRIMITIVE void end_chunk(const PanelView& v, const GemvToken& token,
+template <int n_tokens, int n_panels>
+LOWBIT_PRIMITIVE void end_chunk(const PanelView& v, const GemvTokens<n_tokens>& tokens,
                                 const std::byte* const (&chunks)[n_panels], std::int64_t chunk,
-                                const i32x16 (&total)[n_panels], const i32x16 (&zeros)[n_panels],
-                                f32x16 (&f)[n_panels]) {
-  const f32x16 as = splat(token.as[chunk >> token.as_shift]);
+                                const i32x16 (&total)[n_tokens][n_panels],
+                                const i32x16 (&zeros)[n_tokens][n_panels],
+                                f32x16 (&f)[n_tokens][n_panels]) {
+  const std::int64_t as_at = chunk >> tokens.as_shift;
 #pragma GCC unroll 4
   for (int p = 0; p < n_panels; ++p) {
     const auto coarse_of = [&](const FactorPlane& plane) {
       return load_floats(plane.coarse_kind, chunks[p] + plane.coarse_offset, 0, nullptr);
     };
     const f32x16 scale = mul(coarse_of(v.scale), splat(v.scale.unit * v.unit));
-    f[p] = fma(to_f32(total[p]), mul(scale, as), f[p]);
-    if (v.zero_kind != ZeroKind::none) {
-      const f32x16 zero = mul(coarse_of(v.zero), splat(v.zero.unit));
-      f[p] = fma(to_f32(zeros[p]), mul(zero, as), f[p]);
+#pragma GCC unroll 8
+    for (int i = 0; i < n_tokens; ++i) {
+      const f32x16 as = splat(tokens.as[i][as_at]);
+      f[i][p] = fma(to_f32(total[i][p]), mul(scale, as), f[i][p]);
+    }
+    if (v.zero_kind == ZeroKind::none) continue;
+    const f32x16 zero = mul(coarse_of(v.zero), splat(v.zero.unit));
+#pragma GCC unroll 8
+    for (int i = 0; i < n_tokens; ++i) {
+      const f32x16 as = splat(tokens.as[i][as_at]);
+      f[i][p] = fma(to_f32(zeros[i][p]), mul(zero, as), f[i][p]);
     }
   }
 }
 
-/// n_panels panels from first_panel on, whole rows. f: (n_panels), everything but what finish()
-/// does.
-template <int bits, class Decode, bool wide, int n_panels>
-void gemv_planes(const MatmulJob& job, const GemvToken& token, std::int64_t first_panel,
+/// n_panels panels from first_panel on, whole rows. out: (n_tokens, n_panels, 16), everything but
+/// what finish() does.
+template <int bits, class Decode, bool wide, int n_tokens, int n_panels>
+void gemv_planes(const MatmulJob& job, const GemvTokens<n_tokens>& tokens, std::int64_t first_panel,
                  std::int64_t last_panel, float* out) {
   const PanelView& v = job.w;
   const Decode decode(v.lut);
-  const bool two_level = v.group_k != 0 && v.scale.kind == FactorKind::two_level;
+  const bool two_level = is_two_level(v);
   const std::int64_t step_k = two_level ? v.group_k : job.step_k;
   const std::int64_t n_steps = (v.cols + step_k - 1) / step_k;
   const std::int64_t padded_k = (v.cols + tile_k - 1) / tile_k * tile_k;
   const std::int64_t chunk_bytes = v.header_bytes + v.chunk_k / tile_k * v.tile_bytes;
   const bool is_short = step_k <= 256;
   const std::int64_t steps_per_group = v.group_k == 0 ? n_steps : v.group_k / step_k;
-  f32x16 f[n_panels];
+  const std::int8_t* x[n_tokens];
+  f32x16 f[n_tokens][n_panels];
   const std::byte* chunks[n_panels];
+#pragma GCC unroll 8
+  for (int i = 0; i < n_tokens; ++i) {
+    x[i] = tokens.x[i];
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) f[i][p] = splat(0.0f);
+  }
 #pragma GCC unroll 4
   for (int p = 0; p < n_panels; ++p) {
-    f[p] = splat(0.0f);
     chunks[p] = v.panels + least_of(first_panel + p, last_panel - 1) * v.panel_bytes;
   }
   std::int64_t step = 0, chunk = 0;
   for (std::int64_t k = 0; k < padded_k; ++chunk) {
     const std::int64_t end = least_of(k + v.chunk_k, padded_k);
     const std::uint8_t* tiles[n_panels];
-    i32x16 total[n_panels], zeros[n_panels];
+    i32x16 total[n_tokens][n_panels], zeros[n_tokens][n_panels];
 #pragma GCC unroll 4
     for (int p = 0; p < n_panels; ++p) {
       tiles[p] = reinterpret_cast<const std::uint8_t*>(chunks[p]) + v.header_bytes;
-      total[p] = zeros[p] = splat(0);
+#pragma GCC unroll 8
+      for (int i = 0; i < n_tokens; ++i) total[i][p] = zeros[i][p] = splat(0);
     }
     std::int64_t group = 0, left = steps_per_group;
-    const auto end_of_step = [&](const i32x16(&acc)[n_panels]) __attribute__((always_inline)) {
+    const auto end_of_step = [&](i32x16(&acc)[n_tokens][n_panels]) __attribute__((always_inline)) {
       if (two_level) {
-        end_group<n_panels>(v, chunks, group, token.asum[step], acc, total, zeros);
+        end_group<n_tokens, n_panels>(v, tokens, chunks, group, step, acc, total, zeros);
       } else {
-        end_step<n_panels>(v, first_panel, last_panel, token, chunks, group, step, is_short, acc,
-                           f);
+        end_step<n_tokens, n_panels>(v, first_panel, last_panel, tokens, chunks, group, step,
+                                     is_short, acc, f);
       }
       ++step;
       if (--left == 0) {
@@ -163,77 +217,89 @@ void gemv_planes(const MatmulJob& job, const GemvToken& token, std::int64_t firs
     };
     constexpr int quads = tile_k / quad_k, half = quads / 2;
     while (k < end) {
-      i32x16 acc[n_panels];
-#pragma GCC unroll 4
-      for (int p = 0; p < n_panels; ++p) acc[p] = splat(token.start[step]);
+      i32x16 acc[n_tokens][n_panels];
+      start_gemv<n_tokens, n_panels>(tokens, step, acc);
       if (step_k < tile_k) {
-        dot_planes<bits, Decode, wide, n_panels, 0, half>(tiles, decode, token.x + k, acc);
+        dot_planes<bits, Decode, wide, n_tokens, n_panels, 0, half>(tiles, decode, x, k, acc);
         end_of_step(acc);
         if (step < n_steps) {
-#pragma GCC unroll 4
-          for (int p = 0; p < n_panels; ++p) acc[p] = splat(token.start[step]);
-          dot_planes<bits, Decode, wide, n_panels, half, half>(tiles, decode, token.x + k, acc);
+          start_gemv<n_tokens, n_panels>(tokens, step, acc);
+          dot_planes<bits, Decode, wide, n_tokens, n_panels, half, half>(tiles, decode, x, k, acc);
           end_of_step(acc);
         }
         next_tile();
       } else {
         const std::int64_t step_end = least_of(k + step_k, end);
         while (k < step_end) {
-          dot_planes<bits, Decode, wide, n_panels, 0, quads>(tiles, decode, token.x + k, acc);
+          dot_planes<bits, Decode, wide, n_tokens, n_panels, 0, quads>(tiles, decode, x, k, acc);
           next_tile();
         }
         end_of_step(acc);
       }
     }
-    if (two_level) end_chunk<n_panels>(v, token, chunks, chunk, total, zeros, f);
+    if (two_level) {
+      end_chunk<n_tokens, n_panels>(v, tokens, chunks, chunk, total, zeros, f);
+    }
 #pragma GCC unroll 4
     for (int p = 0; p < n_panels; ++p) chunks[p] += chunk_bytes;
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < n_tokens; ++i) {
 #pragma GCC unroll 4
-  for (int p = 0; p < n_panels; ++p) store(out + p * panel_cols, f[p]);
+    for (int p = 0; p < n_panels; ++p) store(out + (i * n_panels + p) * panel_cols, f[i][p]);
+  }
 }
 
-using GemvKernel = void (*)(const MatmulJob&, const GemvToken&, std::int64_t, std::int64_t, float*);
+template <int n_tokens>
+using GemvKernel = void (*)(const MatmulJob&, const GemvTokens<n_tokens>&, std::int64_t,
+                            std::int64_t, float*);
 
-template <template <int> class DecodeOf, int bits, int n_panels>
-GemvKernel gemv_kernel_of(const PanelView& v) {
+template <template <int> class DecodeOf, int bits, int n_tokens, int n_panels>
+GemvKernel<n_tokens> gemv_kernel_of(const PanelView& v) {
   if (v.bits < bits) {
-    if constexpr (bits > 1) return gemv_kernel_of<DecodeOf, bits - 1, n_panels>(v);
+    if constexpr (bits > 1) return gemv_kernel_of<DecodeOf, bits - 1, n_tokens, n_panels>(v);
   }
   if constexpr (wide_bias != 0) {
-    if (v.wide) return gemv_planes<bits, DecodeOf<bits>, true, n_panels>;
+    if (v.wide) return gemv_planes<bits, DecodeOf<bits>, true, n_tokens, n_panels>;
   }
-  return gemv_planes<bits, DecodeOf<bits>, false, n_panels>;
+  return gemv_planes<bits, DecodeOf<bits>, false, n_tokens, n_panels>;
 }
 
 template <int>
 using Linear = NoLut;
 
 /// Widths up to 6 have tables, all have linear codes.
-template <int n_panels>
-GemvKernel gemv_kernel(const PanelView& v) {
+template <int n_tokens, int n_panels>
+GemvKernel<n_tokens> gemv_kernel(const PanelView& v) {
   constexpr int max_lut_bits = 6, max_bits = 8;
-  return v.code == CodeKind::lut ? gemv_kernel_of<Lut, max_lut_bits, n_panels>(v)
-                                 : gemv_kernel_of<Linear, max_bits, n_panels>(v);
+  return v.code == CodeKind::lut ? gemv_kernel_of<Lut, max_lut_bits, n_tokens, n_panels>(v)
+                                 : gemv_kernel_of<Linear, max_bits, n_tokens, n_panels>(v);
 }
 
-template <int n_panels>
+/// All tokens of the job, at most n_tokens: the last one stands in for those that do not exist.
+template <int n_tokens, int n_panels>
 void int8_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
   const PanelView& w = job.w;
   const bool per_token = job.activation_group_k == 0;
-  const GemvToken token{.x = job.codes,
-                        .as = per_token ? ones : job.scales,
-                        .as_shift = per_token ? 63 : shift_of(job.activation_group_k / job.step_k),
-                        .start = job.starts,
-                        .asum = job.sums};
-  const float h = w.row_add == nullptr ? 0.0f : row_sum_of(job, 0);
-  const float as = per_token ? job.scales[0] : 1.0f;
-  alignas(64) float f[n_panels * panel_cols];
-  const GemvKernel kernel = gemv_kernel<n_panels>(w);
+  GemvTokens<n_tokens> tokens;
+  tokens.as_shift = per_token ? 63 : shift_of(job.activation_group_k / job.step_k);
+  for (int i = 0; i < n_tokens; ++i) {
+    const std::int64_t token = least_of(i, job.n_tokens - 1);
+    tokens.x[i] = job.codes + token * job.codes_stride;
+    tokens.as[i] = per_token ? ones : job.scales + token * job.scales_stride;
+    tokens.start[i] = job.starts + token * job.n_sums;
+    tokens.asum[i] = job.sums + token * job.n_sums;
+  }
+  alignas(64) float f[n_tokens * n_panels * panel_cols];
+  const GemvKernel<n_tokens> kernel = gemv_kernel<n_tokens, n_panels>(w);
   for (std::int64_t panel = first_panel; panel < last_panel; panel += n_panels) {
-    kernel(job, token, panel, last_panel, f);
-    for (int p = 0; p < n_panels && panel + p < last_panel; ++p) {
-      finish(job, panel + p, 0, load(f + p * panel_cols), h, as);
+    kernel(job, tokens, panel, last_panel, f);
+    for (int i = 0; i < n_tokens && i < job.n_tokens; ++i) {
+      const float h = w.row_add == nullptr ? 0.0f : row_sum_of(job, i);
+      const float as = per_token ? job.scales[i * job.scales_stride] : 1.0f;
+      for (int p = 0; p < n_panels && panel + p < last_panel; ++p) {
+        finish(job, panel + p, i, load(f + (i * n_panels + p) * panel_cols), h, as);
+      }
     }
   }
 }

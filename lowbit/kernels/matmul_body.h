@@ -632,12 +632,21 @@ inline void int8_group(const MatmulJob& job, std::int64_t first_panel, int n_rea
 
 #include "lowbit/kernels/gemv_body.h"
 
-/// One token through gemv_body.h, where the instruction set wants it (n_panels > 0).
-template <int n_panels>
+/// Few tokens through gemv_body.h, where the instruction set wants it: one at n_panels panels a
+/// time (0: never), up to 4 and up to 8 at one panel where has_batch.
+template <int n_panels, bool has_batch>
 bool int8_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
   if constexpr (n_panels > 0) {
     if (job.n_tokens == 1) {
-      int8_gemv<n_panels>(job, first_panel, last_panel);
+      int8_gemv<1, n_panels>(job, first_panel, last_panel);
+      return true;
+    }
+  }
+  if constexpr (has_batch) {
+    constexpr int small = 4, large = 8;
+    if (job.n_tokens <= large) {
+      const auto batch = job.n_tokens <= small ? int8_gemv<small, 1> : int8_gemv<large, 1>;
+      batch(job, first_panel, last_panel);
       return true;
     }
   }
@@ -646,7 +655,7 @@ bool int8_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t l
 
 inline void int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                         std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  if (int8_gemv_of<int8_gemv_panels>(job, first_panel, last_panel)) return;
+  if (int8_gemv_of<int8_gemv_panels, has_batch_gemv>(job, first_panel, last_panel)) return;
   const Scratch scratch{memory};
   for (std::int64_t panel = first_panel; panel < last_panel; panel += tile_panels) {
     const int n_real = static_cast<int>(least_of(tile_panels, last_panel - panel));

@@ -21,6 +21,8 @@ struct Mask16 {
 /// tokens of a tile of int32 sums alone, where no scale varies along the row.
 constexpr int f32_tile_tokens = 1, tile_tokens = 1, tile_panels = 1, gemv_panels = 1,
               int8_gemv_panels = 0, row_tile_tokens = 1;
+/// Whether up to 8 tokens are multiplied straight from the bit planes.
+constexpr bool has_batch_gemv = false;
 /// Attention: tasks x vectors of keys (or of numbers of the head) in registers at a time.
 constexpr int attention_rows = 1, attention_vectors = 1;
 /// Codes that need 8 bits ("wide") are multiplied as byte - wide_bias.
