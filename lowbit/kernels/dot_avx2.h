@@ -7,6 +7,8 @@ constexpr int f32_tile_tokens = 6, tile_tokens = 2, tile_panels = 1, gemv_panels
               int8_gemv_panels = 1, row_tile_tokens = 3;
 /// Too few registers for that many sums: several tokens read unpacked codes.
 constexpr bool has_batch_gemv = false;
+/// 4 quads: 4 x 2 products of 0..32 x -127..127 fit int16.
+constexpr int max_small_code = 32, small_quads = 4;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 
@@ -26,6 +28,22 @@ LOWBIT_PRIMITIVE __m256i dot4_half(__m256i sum, __m256i w, __m256i x) {
 template <bool wide>
 LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
   return {dot4_half<wide>(sum.low, w.low, x.low), dot4_half<wide>(sum.high, w.high, x.high)};
+}
+
+/// sum + 4 quads of codes up to max_small_code times x: widened to int32 once, not 4 times.
+LOWBIT_PRIMITIVE i32x16 dot16(i32x16 sum, const std::uint8_t* codes, const std::int8_t* x) {
+  __m256i low = _mm256_setzero_si256(), high = low;
+#pragma GCC unroll 4
+  for (int quad = 0; quad < small_quads; ++quad) {
+    const u8x64 w = load(codes + quad * 64), four = broadcast4(x + quad * 4);
+    const __m256i part_low = _mm256_maddubs_epi16(w.low, four.low);
+    const __m256i part_high = _mm256_maddubs_epi16(w.high, four.high);
+    low = quad == 0 ? part_low : _mm256_add_epi16(low, part_low);
+    high = quad == 0 ? part_high : _mm256_add_epi16(high, part_high);
+  }
+  const __m256i once = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(low, once)),
+          _mm256_add_epi32(sum.high, _mm256_madd_epi16(high, once))};
 }
 
 LOWBIT_PRIMITIVE i32x16 dot2(i32x16 sum, i32x16 a, i32x16 b) {

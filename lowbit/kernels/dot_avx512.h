@@ -7,6 +7,8 @@ constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels
               int8_gemv_panels = 2, row_tile_tokens = 12;
 /// 8 int32 and 8 f32 sums of a panel stay in registers: up to 8 tokens read the bit planes.
 constexpr bool has_batch_gemv = true;
+/// 4 quads: 4 x 2 products of 0..32 x -127..127 fit int16.
+constexpr int max_small_code = 32, small_quads = 4;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 
@@ -23,6 +25,18 @@ LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
                                     signed_x);
   }
   const __m512i pairs = _mm512_maddubs_epi16(factor, signed_x);
+  return add(sum, (i32x16)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+
+/// sum + 4 quads of codes up to max_small_code times x: widened to int32 once, not 4 times.
+LOWBIT_PRIMITIVE i32x16 dot16(i32x16 sum, const std::uint8_t* codes, const std::int8_t* x) {
+  __m512i pairs = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int quad = 0; quad < small_quads; ++quad) {
+    const __m512i part =
+        _mm512_maddubs_epi16((__m512i)load(codes + quad * 64), (__m512i)broadcast4(x + quad * 4));
+    pairs = quad == 0 ? part : _mm512_add_epi16(pairs, part);
+  }
   return add(sum, (i32x16)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 

@@ -6,6 +6,7 @@ constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 2, gemv_panels
               int8_gemv_panels = 2, row_tile_tokens = 12;
 /// 8 int32 and 8 f32 sums of a panel stay in registers: up to 8 tokens read the bit planes.
 constexpr bool has_batch_gemv = true;
+constexpr int max_small_code = 0, small_quads = 1;  // no sums of int16
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
 

@@ -7,6 +7,7 @@ constexpr int f32_tile_tokens = 6, tile_tokens = 6, tile_panels = 1, gemv_panels
               int8_gemv_panels = 1, row_tile_tokens = 6;
 /// Too few registers for that many sums: several tokens read unpacked codes.
 constexpr bool has_batch_gemv = false;
+constexpr int max_small_code = 0, small_quads = 1;  // no sums of int16
 /// dot4 multiplies every byte 0..255 exactly.
 constexpr int wide_bias = 0;
 

@@ -8,6 +8,7 @@ constexpr int f32_tile_tokens = 5, tile_tokens = 4, tile_panels = 1, gemv_panels
               int8_gemv_panels = 2, row_tile_tokens = 6;
 /// Too few registers for that many sums: several tokens read unpacked codes.
 constexpr bool has_batch_gemv = false;
+constexpr int max_small_code = 0, small_quads = 1;  // no sums of int16
 /// sdot takes signed bytes, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 

@@ -28,6 +28,13 @@ alignas(64) constexpr float ones[panel_cols] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 
 // ---- int8 activations
 
+/// How far unpacked codes reach, where the instruction set multiplies them differently.
+enum class Reach : std::uint8_t {
+  small,   // at most max_small_code: the products of 4 quads are summed as int16
+  narrow,  // dot4<false>
+  wide,    // dot4<true>
+};
+
 /// What a step ends with. Every form has a kernel of its own, so that no tile carries registers or
 /// branches it does not need.
 enum class Form : std::uint8_t {
@@ -83,8 +90,25 @@ struct Cursor {
 };
 
 /// acc += the next n_quads quads, a number known to the compiler, times x.
-template <int n_quads, int n_tokens, int n_panels, bool wide>
+template <int n_quads, int n_tokens, int n_panels, Reach reach>
 LOWBIT_PRIMITIVE void dot_some(const Int8Tile& t, Cursor& at, i32x16 (&acc)[n_tokens][n_panels]) {
+  if constexpr (reach == Reach::small) {
+    static_assert(n_quads % small_quads == 0);
+#pragma GCC unroll 4
+    for (int quad = 0; quad < n_quads; quad += small_quads) {
+#pragma GCC unroll 16
+      for (int i = 0; i < n_tokens; ++i) {
+#pragma GCC unroll 4
+        for (int p = 0; p < n_panels; ++p) {
+          acc[i][p] = dot16(acc[i][p], at.codes + p * t.codes_stride + quad * row_bytes,
+                            at.x + i * t.x_stride + quad * quad_k);
+        }
+      }
+    }
+    at.codes += n_quads * row_bytes;
+    at.x += n_quads * quad_k;
+    return;
+  }
 #pragma GCC unroll 8
   for (int quad = 0; quad < n_quads; ++quad) {
     u8x64 w[n_panels];
@@ -96,7 +120,8 @@ LOWBIT_PRIMITIVE void dot_some(const Int8Tile& t, Cursor& at, i32x16 (&acc)[n_to
     for (int i = 0; i < n_tokens; ++i) {
       const u8x64 four = broadcast4(at.x + i * t.x_stride + quad * quad_k);
 #pragma GCC unroll 4
-      for (int p = 0; p < n_panels; ++p) acc[i][p] = dot4<wide>(acc[i][p], w[p], four);
+      for (int p = 0; p < n_panels; ++p)
+        acc[i][p] = dot4<reach == Reach::wide>(acc[i][p], w[p], four);
     }
   }
   at.codes += n_quads * row_bytes;
@@ -104,15 +129,15 @@ LOWBIT_PRIMITIVE void dot_some(const Int8Tile& t, Cursor& at, i32x16 (&acc)[n_to
 }
 
 /// acc += the next n_quads quads times x: exactly half a tile of inputs, or whole tiles.
-template <bool half_tile, int n_tokens, int n_panels, bool wide>
+template <bool half_tile, int n_tokens, int n_panels, Reach reach>
 LOWBIT_PRIMITIVE void dot_step(const Int8Tile& t, std::int64_t n_quads, Cursor& at,
                                i32x16 (&acc)[n_tokens][n_panels]) {
   constexpr int tile_quads = tile_k / quad_k;
   if constexpr (half_tile) {
-    dot_some<tile_quads / 2, n_tokens, n_panels, wide>(t, at, acc);
+    dot_some<tile_quads / 2, n_tokens, n_panels, reach>(t, at, acc);
   } else {
     do {
-      dot_some<tile_quads, n_tokens, n_panels, wide>(t, at, acc);
+      dot_some<tile_quads, n_tokens, n_panels, reach>(t, at, acc);
       n_quads -= tile_quads;
     } while (n_quads > 0);
   }
@@ -131,7 +156,7 @@ LOWBIT_PRIMITIVE void start_sums(const Int8Tile& t, std::int64_t step,
 
 /// One step as long as the row: no f32 work, so twice the tokens fit the registers. The sums wait
 /// in i_state from block to block; the caller starts them.
-template <int n_tokens, int n_panels, bool wide>
+template <int n_tokens, int n_panels, Reach reach>
 void int8_row_tile(const Int8Tile& tile) {
   const Int8Tile t = tile;
   i32x16 acc[n_tokens][n_panels];
@@ -143,7 +168,7 @@ void int8_row_tile(const Int8Tile& tile) {
     }
   }
   Cursor at{t.codes, t.x};
-  dot_step<false, n_tokens, n_panels, wide>(t, t.n_quads, at, acc);
+  dot_step<false, n_tokens, n_panels, reach>(t, t.n_quads, at, acc);
 #pragma GCC unroll 16
   for (int i = 0; i < n_tokens; ++i) {
 #pragma GCC unroll 4
@@ -153,7 +178,7 @@ void int8_row_tile(const Int8Tile& tile) {
   }
 }
 
-template <int n_tokens, int n_panels, Form form, bool half_tile, bool wide>
+template <int n_tokens, int n_panels, Form form, bool half_tile, Reach reach>
 void int8_tile(const Int8Tile& tile) {
   const Int8Tile t = tile;  // a copy, which no store of a vector can change
   f32x16 f[n_tokens][n_panels];
@@ -167,7 +192,7 @@ void int8_tile(const Int8Tile& tile) {
   for (std::int64_t step = 0; step < t.n_steps; ++step, quads_left -= t.step_quads) {
     i32x16 acc[n_tokens][n_panels];
     start_sums<n_tokens, n_panels>(t, step, acc);
-    dot_step<half_tile, n_tokens, n_panels, wide>(t, least_of(t.step_quads, quads_left), at, acc);
+    dot_step<half_tile, n_tokens, n_panels, reach>(t, least_of(t.step_quads, quads_left), at, acc);
 #pragma GCC unroll 8
     for (int i = 0; i < n_tokens; ++i) {
       f32x16 as;
@@ -242,7 +267,7 @@ LOWBIT_PRIMITIVE void end_super(const Int8Tile& t, std::int64_t step, const floa
 /// its dot fits int16: one instruction multiplies and adds it. Centring by c adds c * sub * asum to
 /// the sum, and a zero is zero * asum: both are exact sums over pairs of groups, half an
 /// instruction per group.
-template <int n_tokens, int n_panels, int fixed_quads, bool wide>
+template <int n_tokens, int n_panels, int fixed_quads, Reach reach>
 void int8_super_tile(const Int8Tile& tile) {
   const Int8Tile t = tile;
   Cursor at{t.codes, t.x};
@@ -263,12 +288,12 @@ void int8_super_tile(const Int8Tile& tile) {
       i32x16 acc[n_tokens][n_panels];
       start_sums<n_tokens, n_panels>(t, s, acc);
       if constexpr (fixed_quads > 0) {
-        dot_some<fixed_quads, n_tokens, n_panels, wide>(t, at, acc);
+        dot_some<fixed_quads, n_tokens, n_panels, reach>(t, at, acc);
       } else {
         if (t.sub_quads < tile_k / quad_k) {
-          dot_step<true, n_tokens, n_panels, wide>(t, 0, at, acc);
+          dot_step<true, n_tokens, n_panels, reach>(t, 0, at, acc);
         } else {
-          dot_step<false, n_tokens, n_panels, wide>(t, least_of(t.sub_quads, quads_left), at, acc);
+          dot_step<false, n_tokens, n_panels, reach>(t, least_of(t.sub_quads, quads_left), at, acc);
           quads_left -= t.sub_quads;
         }
       }
@@ -298,56 +323,62 @@ void int8_super_tile(const Int8Tile& tile) {
 
 using Int8TileKernel = void (*)(const Int8Tile&);
 
-template <int n_tokens, Form form, bool wide>
+template <int n_tokens, Form form, Reach reach>
 Int8TileKernel int8_step_kernel(bool half_tile) {
-  if (half_tile) return int8_tile<n_tokens, tile_panels, form, true, wide>;
-  return int8_tile<n_tokens, tile_panels, form, false, wide>;
+  if (half_tile) return int8_tile<n_tokens, tile_panels, form, true, reach>;
+  return int8_tile<n_tokens, tile_panels, form, false, reach>;
 }
-template <int n_tokens, bool wide>
+template <int n_tokens, Reach reach>
 Int8TileKernel int8_kernel_of(Form form, bool half_tile) {
   switch (form) {
     case Form::row:
-      return int8_row_tile<n_tokens, tile_panels, wide>;
+      return int8_row_tile<n_tokens, tile_panels, reach>;
     case Form::weight_scale:
-      return int8_step_kernel<n_tokens, Form::weight_scale, wide>(half_tile);
+      return int8_step_kernel<n_tokens, Form::weight_scale, reach>(half_tile);
     case Form::plain:
-      return int8_step_kernel<n_tokens, Form::plain, wide>(half_tile);
+      return int8_step_kernel<n_tokens, Form::plain, reach>(half_tile);
     case Form::integer_zero:
-      return int8_step_kernel<n_tokens, Form::integer_zero, wide>(half_tile);
+      return int8_step_kernel<n_tokens, Form::integer_zero, reach>(half_tile);
     case Form::real_zero:
-      return int8_step_kernel<n_tokens, Form::real_zero, wide>(half_tile);
+      return int8_step_kernel<n_tokens, Form::real_zero, reach>(half_tile);
     case Form::super_8:
-      return int8_super_tile<n_tokens, tile_panels, 8, wide>;
+      return int8_super_tile<n_tokens, tile_panels, 8, reach>;
     case Form::super_4:
-      return int8_super_tile<n_tokens, tile_panels, 4, wide>;
+      return int8_super_tile<n_tokens, tile_panels, 4, reach>;
     default:
-      return int8_super_tile<n_tokens, tile_panels, 0, wide>;
+      return int8_super_tile<n_tokens, tile_panels, 0, reach>;
   }
 }
 
 /// The kernel of a tile of n tokens, one of the sizes of tile_size(); 1 is a tile of two wherever
-/// tiles are larger. half_tile: steps of 16 inputs. Only where it differs is a wide code a kernel
-/// of its own.
+/// tiles are larger. half_tile: steps of 16 inputs. Only where they differ has a reach a kernel of
+/// its own.
 template <int n_tokens>
-Int8TileKernel int8_kernel(std::int64_t n, Form form, bool wide, bool half_tile) {
+Int8TileKernel int8_kernel(std::int64_t n, Form form, Reach reach, bool half_tile) {
   if constexpr (n_tokens > 4) {
-    if (n <= 4) return int8_kernel<4>(n, form, wide, half_tile);
+    if (n <= 4) return int8_kernel<4>(n, form, reach, half_tile);
   } else if constexpr (n_tokens > 2) {
-    if (n <= 2) return int8_kernel<2>(n, form, wide, half_tile);
+    if (n <= 2) return int8_kernel<2>(n, form, reach, half_tile);
   }
   if constexpr (wide_bias != 0) {
-    if (wide) return int8_kernel_of<n_tokens, true>(form, half_tile);
+    if (reach == Reach::wide) return int8_kernel_of<n_tokens, Reach::wide>(form, half_tile);
   }
-  return int8_kernel_of<n_tokens, false>(form, half_tile);
+  if constexpr (max_small_code != 0) {
+    if (reach == Reach::small) return int8_kernel_of<n_tokens, Reach::small>(form, half_tile);
+  }
+  return int8_kernel_of<n_tokens, Reach::narrow>(form, half_tile);
 }
 /// Likewise for rows of int32 sums alone.
 template <int n_tokens>
-Int8TileKernel int8_row_kernel(std::int64_t n, bool wide) {
-  if (n < n_tokens) return int8_kernel<tile_tokens>(n, Form::row, wide, false);
+Int8TileKernel int8_row_kernel(std::int64_t n, Reach reach) {
+  if (n < n_tokens) return int8_kernel<tile_tokens>(n, Form::row, reach, false);
   if constexpr (wide_bias != 0) {
-    if (wide) return int8_row_tile<n_tokens, tile_panels, true>;
+    if (reach == Reach::wide) return int8_row_tile<n_tokens, tile_panels, Reach::wide>;
   }
-  return int8_row_tile<n_tokens, tile_panels, false>;
+  if constexpr (max_small_code != 0) {
+    if (reach == Reach::small) return int8_row_tile<n_tokens, tile_panels, Reach::small>;
+  }
+  return int8_row_tile<n_tokens, tile_panels, Reach::narrow>;
 }
 
 /// f of one token and panel -> y: what is constant along the row, then the store.
@@ -375,6 +406,19 @@ LOWBIT_PRIMITIVE void finish(const MatmulJob& job, std::int64_t panel, std::int6
   }
 }
 
+/// The largest unpacked code.
+inline int most_code(const PanelView& w) {
+  if (w.code != CodeKind::lut) return (1 << w.bits) - 1;
+  int most = 0;
+  for (int i = 0; i < 1 << w.bits; ++i) most = w.lut[i] > most ? w.lut[i] : most;
+  return most;
+}
+
+inline Reach reach_of(const PanelView& w) {
+  if (w.wide) return Reach::wide;
+  return most_code(w) <= max_small_code ? Reach::small : Reach::narrow;
+}
+
 /// Codes of a two-level type less `centre` reach at most most_centred; group_k of their products
 /// with activations fit int16, if group_k inputs are what a fixed kernel takes.
 struct Centre {
@@ -385,11 +429,7 @@ inline Centre centre_of(const PanelView& w) {
   constexpr int most_x = 127, most_dot = 32767, bits_of_byte = 8;
   if (w.wide || w.bits >= bits_of_byte || (w.group_k != tile_k && w.group_k != tile_k / 2))
     return {};
-  int most = (1 << w.bits) - 1;
-  if (w.code == CodeKind::lut) {
-    most = 0;
-    for (int i = 0; i < 1 << w.bits; ++i) most = w.lut[i] > most ? w.lut[i] : most;
-  }
+  const int most = most_code(w);
   const Form form = w.group_k == tile_k ? Form::super_8 : Form::super_4;
   for (const int centre : {-w.least, (most + 1) / 2}) {
     const int reach = centre > most - centre ? centre : most - centre;
@@ -480,6 +520,7 @@ inline void int8_group(const MatmulJob& job, std::int64_t first_panel, int n_rea
   constexpr int n_panels = tile_panels;
   const PanelView& w = job.w;
   const Form form = form_of(job);
+  const Reach reach = reach_of(w);
   const bool two_level = is_two_level(w), is_row = form == Form::row;
   const std::int64_t padded_k = (w.cols + tile_k - 1) / tile_k * tile_k;
   const std::int64_t block_k = least_of(job.block_k, padded_k), n_tokens = last_token - first_token;
@@ -600,9 +641,9 @@ inline void int8_group(const MatmulJob& job, std::int64_t first_panel, int n_rea
       t.state = state + token * token_state;
       t.i_state = i_state + token * token_state;
       if (is_row) {
-        int8_row_kernel<row_tile_tokens>(n, w.wide)(t);
+        int8_row_kernel<row_tile_tokens>(n, reach)(t);
       } else {
-        int8_kernel<tile_tokens>(n, form, w.wide, job.step_k < tile_k)(t);
+        int8_kernel<tile_tokens>(n, form, reach, job.step_k < tile_k)(t);
       }
       ahead.fetch();
       token += n;

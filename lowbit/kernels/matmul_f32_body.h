@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products with f32 activations: panels become numbers in scratch, then fma chains over k run with
-// one output per lane; plain floats with one token are read straight from memory. Included inside
-// an anonymous namespace by matmul_body.h, nowhere else.
+// one output per lane; with one token, panels are read straight from memory. Included inside an
+// anonymous namespace by matmul_body.h, nowhere else.
 
 struct F32Tile {
   const float* values;  // (panel, k, 16); what Chain made of them
@@ -186,7 +186,9 @@ void float_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t las
   }
 }
 
-/// Whether the product was one of plain floats, and is done.
+#include "lowbit/kernels/f32_gemv_body.h"
+
+/// Whether the product was one of one token straight from memory, and is done.
 inline bool float_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
   if (job.n_tokens != 1) return false;
   switch (job.w.code) {
@@ -200,6 +202,12 @@ inline bool float_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::i
       float_gemv<FactorKind::bf16, gemv_panels>(job, first_panel, last_panel);
       break;
     default:
+      if constexpr (gemv_panels > 1) {
+        const F32Planes planes = f32_planes_of<gemv_panels>(job.w);
+        if (planes == nullptr) return false;
+        planes(job, first_panel, last_panel);
+        break;
+      }
       return false;
   }
   return true;

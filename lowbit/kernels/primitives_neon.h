@@ -306,6 +306,14 @@ LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
   return {lookup_quarter(bytes, index.a), lookup_quarter(bytes, index.b),
           lookup_quarter(bytes, index.c), lookup_quarter(bytes, index.d)};
 }
+/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+template <int shift>
+LOWBIT_PRIMITIVE f32x16 lookup_nibble(f32x16 lut, u8x64 a) {
+  if constexpr (shift % 8 == 0) return lookup16(lut, byte_of<shift / 8>(bit_and(a, splat_u8(15))));
+  if constexpr (shift % 8 != 0) {
+    return lookup16(lut, byte_of<shift / 8>(bit_and(shift_right16<4>(a), splat_u8(15))));
+  }
+}
 LOWBIT_PRIMITIVE void prefetch(const void* p) {
   __builtin_prefetch(p);
 }

@@ -23,6 +23,7 @@ constexpr int f32_tile_tokens = 1, tile_tokens = 1, tile_panels = 1, gemv_panels
               int8_gemv_panels = 0, row_tile_tokens = 1;
 /// Whether up to 8 tokens are multiplied straight from the bit planes.
 constexpr bool has_batch_gemv = false;
+constexpr int max_small_code = 0, small_quads = 1;  // no sums of int16
 /// Attention: tasks x vectors of keys (or of numbers of the head) in registers at a time.
 constexpr int attention_rows = 1, attention_vectors = 1;
 /// Codes that need 8 bits ("wide") are multiplied as byte - wide_bias.
@@ -277,6 +278,14 @@ LOWBIT_SCALAR_PRIMITIVE f32x16 gather(const float* table, const i32x16& index) {
 /// lut[index] of 16 numbers in a register, index 0..15.
 LOWBIT_SCALAR_PRIMITIVE f32x16 lookup16(const f32x16& lut, const i32x16& index) {
   return each_lane<f32x16>([&](int i) { return lut.lane[index.lane[i]]; });
+}
+/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+template <int shift>
+LOWBIT_SCALAR_PRIMITIVE f32x16 lookup_nibble(const f32x16& lut, const u8x64& a) {
+  if constexpr (shift % 8 == 0) return lookup16(lut, byte_of<shift / 8>(bit_and(a, splat_u8(15))));
+  if constexpr (shift % 8 != 0) {
+    return lookup16(lut, byte_of<shift / 8>(bit_and(shift_right16<4>(a), splat_u8(15))));
+  }
 }
 LOWBIT_SCALAR_PRIMITIVE void prefetch(const void*) {}
 

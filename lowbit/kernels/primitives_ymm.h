@@ -251,6 +251,12 @@ LOWBIT_PRIMITIVE __m256 lookup_half(f32x16 lut, __m256i index) {
 LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
   return {lookup_half(lut, index.low), lookup_half(lut, index.high)};
 }
+/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+template <int shift>
+LOWBIT_PRIMITIVE f32x16 lookup_nibble(f32x16 lut, u8x64 a) {  // lookup_half looks at 4 bits
+  return {lookup_half(lut, _mm256_srli_epi32(a.low, shift)),
+          lookup_half(lut, _mm256_srli_epi32(a.high, shift))};
+}
 LOWBIT_PRIMITIVE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }

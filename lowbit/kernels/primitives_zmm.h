@@ -212,6 +212,11 @@ LOWBIT_PRIMITIVE f32x16 gather(const float* table, i32x16 index) {
 LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
   return (f32x16)_mm512_permutexvar_ps((__m512i)index, (__m512)lut);
 }
+/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+template <int shift>
+LOWBIT_PRIMITIVE f32x16 lookup_nibble(f32x16 lut, u8x64 a) {
+  return lookup16(lut, shift_right<shift>((i32x16)a));  // the shuffle looks at 4 bits
+}
 LOWBIT_PRIMITIVE void prefetch(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
