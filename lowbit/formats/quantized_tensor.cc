@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "lowbit/base/assert.h"
+#include "lowbit/base/spread.h"
 #include "lowbit/formats/code_search.h"
 #include "lowbit/formats/codes.h"
 
@@ -50,6 +51,11 @@ void unpack_eights(const std::byte* bytes, std::size_t n_eights, T* out) {
   constexpr std::uint64_t mask = (1u << kWidth) - 1;
   for (std::size_t i = 0; i < n_eights; ++i, bytes += kWidth, out += byte_bits) {
     const std::uint64_t window = load_window(bytes);
+    if constexpr (sizeof(T) == 1) {
+      const std::uint64_t codes = spread<kWidth>(window);
+      std::memcpy(out, &codes, sizeof codes);
+      continue;
+    }
     for (int k = 0; k < byte_bits; ++k) out[k] = static_cast<T>(window >> (k * kWidth) & mask);
   }
 }
@@ -79,10 +85,10 @@ std::size_t unpack_aligned(int width, const std::byte* bytes, std::size_t n, T* 
   const std::size_t n_bytes = n_eights * static_cast<unsigned>(width);
   switch (width) {
     case 1:
-      unpack_bytes<1>(bytes, n_bytes, out);
+      unpack_eights<1>(bytes, n_eights, out);
       break;
     case 2:
-      unpack_bytes<2>(bytes, n_bytes, out);
+      unpack_eights<2>(bytes, n_eights, out);
       break;
     case 3:
       unpack_eights<3>(bytes, n_eights, out);
@@ -109,7 +115,12 @@ std::size_t unpack_aligned(int width, const std::byte* bytes, std::size_t n, T* 
       unpack_elements<std::uint32_t>(bytes, n, out);
       return n;
     default:
-      return 0;
+      for (std::size_t i = 0; i < n; ++i) {
+        const std::size_t bit = i * static_cast<unsigned>(width);
+        const std::uint64_t window = load_window(bytes + bit / byte_bits);
+        out[i] = static_cast<T>(window >> bit % byte_bits & mask_of(width));
+      }
+      return n;
   }
   return n_eights * byte_bits;
 }

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "lowbit/base/assert.h"
+#include "lowbit/base/spread.h"
 
 namespace lowbit {
 namespace {
@@ -33,15 +34,6 @@ std::uint64_t join(std::uint64_t x) {
   x = (x & bytes) | (x >> 8 & bytes) << kWidth;
   x = (x & halves) | (x >> 16 & halves) << 2 * kWidth;
   return (x & 0xffffffff) | x >> 32 << 4 * kWidth;
-}
-template <int kWidth>
-std::uint64_t spread(std::uint64_t x) {
-  constexpr auto low = [](int n_bits) { return (std::uint64_t{1} << n_bits) - 1; };
-  x = (x & low(4 * kWidth)) | (x >> 4 * kWidth & low(4 * kWidth)) << 32;
-  constexpr std::uint64_t pair = low(2 * kWidth) | low(2 * kWidth) << 32;
-  x = (x & pair) | (x >> 2 * kWidth & pair) << 16;
-  constexpr std::uint64_t one = low(kWidth) * 0x0001000100010001;
-  return (x & one) | (x >> kWidth & one) << 8;
 }
 
 template <int kWidth>

@@ -14,6 +14,7 @@
 #include <new>
 #include <string>
 
+#include "lowbit/base/assert.h"
 #include "lowbit/base/half.h"
 #include "lowbit/kernels/panel_layout.h"
 
@@ -21,6 +22,7 @@ namespace lowbit {
 namespace {
 
 constexpr std::align_val_t panel_alignment{64};
+constexpr int nibble_bits = 4, max_dim = 8;
 
 float load_factor(FactorKind kind, const std::byte* p, const float* values) {
   std::uint16_t half = 0;
@@ -213,6 +215,8 @@ class Packer {
                    bool& is_finite) const;
   void pack_integer_zeros(const Lanes& lanes) const;
   void pack_tiles(const Lanes& lanes, Scratch& scratch) const;
+  void renumber_nibbles(std::span<const std::byte> pairs, std::span<std::uint8_t> row) const;
+  template <int kDim>
   void unpack_vectors(std::span<const std::uint32_t> codes, std::span<std::uint8_t> row) const;
   bool pack_floats(const Lanes& lanes, Scratch& scratch) const;
   std::byte* chunk(std::int64_t panel, std::int64_t k) const {
@@ -225,6 +229,7 @@ class Packer {
   std::byte* panels_;
   std::int64_t chunk_bytes_;
   FactorTable scale_, zero_;
+  std::array<std::uint16_t, byte_values> pairs_{};  // of two renumbered codes of 4 bits
   int flip_ = -1;  // renumbering is an exclusive or with this byte; -1: it is a table
 };
 
@@ -237,6 +242,13 @@ Packer::Packer(const PanelLayout& layout, std::byte* panels, const PackedMatrix&
       scale_(table_of(view_.scale, matrix.scheme().scale)),
       zero_(table_of(view_.zero, matrix.scheme().zero)) {
   if (layout.renumber.empty()) return;
+  if (code_->window == nibble_bits && code_->dim == 1) {
+    for (unsigned byte = 0; byte < byte_values; ++byte) {
+      const unsigned low = layout.renumber[byte % (1u << nibble_bits)];
+      const unsigned high = layout.renumber[byte >> nibble_bits];
+      pairs_[byte] = static_cast<std::uint16_t>(low | high << byte_bits);
+    }
+  }
   flip_ = layout.renumber[0];
   for (std::size_t i = 0; i < layout.renumber.size(); ++i) {
     if (layout.renumber[i] != (i ^ static_cast<unsigned>(layout.renumber[0]))) flip_ = -1;
@@ -381,7 +393,9 @@ void Packer::pack_tiles(const Lanes& lanes, Scratch& scratch) const {
     const std::int64_t at = lanes.first_row + lane;
     const std::span row(&scratch.bytes[static_cast<std::size_t>(lane * stride)],
                         static_cast<std::size_t>(view_.cols));
-    if (code.dim == 1 && code.window <= byte_bits) {
+    if (code.window == nibble_bits && code.dim == 1 && layout_.is_renumbered && flip_ < 0) {
+      renumber_nibbles(lanes.w.codes.row(at), row);
+    } else if (code.dim == 1 && code.window <= byte_bits) {
       lanes.w.codes.unpack(at, 0, row);
       if (!layout_.is_renumbered) continue;
       if (flip_ >= 0) {
@@ -392,7 +406,17 @@ void Packer::pack_tiles(const Lanes& lanes, Scratch& scratch) const {
       }
     } else {
       lanes.w.codes.unpack(at, 0, scratch.codes);
-      unpack_vectors(scratch.codes, row);
+      switch (code.dim) {
+        case 1:
+          unpack_vectors<1>(scratch.codes, row);
+          break;
+        case 4:
+          unpack_vectors<4>(scratch.codes, row);
+          break;
+        default:
+          LOWBIT_ASSERT(code.dim == max_dim);
+          unpack_vectors<max_dim>(scratch.codes, row);
+      }
     }
   }
   const FoldTile fold = fold_tiles[static_cast<std::size_t>(view_.bits)];
@@ -403,7 +427,20 @@ void Packer::pack_tiles(const Lanes& lanes, Scratch& scratch) const {
   }
 }
 
-/// Codes of several numbers each: where a sign bit is set, the byte of the negated number.
+/// Two codes at a time.
+void Packer::renumber_nibbles(std::span<const std::byte> pairs, std::span<std::uint8_t> row) const {
+  std::uint8_t* out = row.data();
+  const std::size_t n_pairs = row.size() / 2;
+  for (std::size_t i = 0; i < n_pairs; ++i) {
+    std::memcpy(out + 2 * i, &pairs_[static_cast<std::uint8_t>(pairs[i])], sizeof pairs_[0]);
+  }
+  if (row.size() % 2 != 0) {
+    row.back() = static_cast<std::uint8_t>(pairs_[static_cast<std::uint8_t>(pairs[n_pairs])]);
+  }
+}
+
+/// Codes of kDim numbers each: where a sign bit is set, the byte of the negated number.
+template <int kDim>
 void Packer::unpack_vectors(std::span<const std::uint32_t> codes,
                             std::span<std::uint8_t> row) const {
   using Word = std::uint64_t;
@@ -416,21 +453,22 @@ void Packer::unpack_vectors(std::span<const std::uint32_t> codes,
     }
     return table;
   }();
-  const Code& code = *code_;
-  const std::size_t dim = static_cast<std::size_t>(code.dim);
-  const int grid_bits = code.window - code.signs;
+  const int grid_bits = code_->window - code_->signs;
+  const bool has_signs = code_->signs != 0;
+  const std::uint8_t* plain = layout_.renumber.data();
+  const std::uint8_t* negated = layout_.renumber_negated.data();
   std::uint8_t* out = row.data();
   for (const std::uint32_t bits : codes) {
-    const std::size_t at = (bits & ((1u << grid_bits) - 1)) * dim;
-    Word numbers = 0, negated = 0;
-    std::memcpy(&numbers, &layout_.renumber[at], dim);
-    if (code.signs != 0) {
-      std::memcpy(&negated, &layout_.renumber_negated[at], dim);
+    const std::size_t at = (bits & ((1u << grid_bits) - 1)) * kDim;
+    Word numbers = 0, others = 0;
+    std::memcpy(&numbers, plain + at, kDim);
+    if (has_signs) {
+      std::memcpy(&others, negated + at, kDim);
       const Word mask = masks[bits >> grid_bits];
-      numbers = (numbers & ~mask) | (negated & mask);
+      numbers = (numbers & ~mask) | (others & mask);
     }
-    std::memcpy(out, &numbers, dim);
-    out += dim;
+    std::memcpy(out, &numbers, kDim);
+    out += kDim;
   }
 }
 
