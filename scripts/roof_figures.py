@@ -64,7 +64,8 @@ def run(*command: str | Path) -> dict:
 
 
 def shown(command: list[str]) -> str:
-    return " ".join(f"'{word}'" if "*" in word else word for word in command)
+    words = [Path(word).name if word.startswith("/") else word for word in command]
+    return " ".join(f"'{word}'" if "*" in word else word for word in words)
 
 
 class Kernels:
