@@ -12,6 +12,13 @@ constexpr int max_small_code = 32, small_quads = 4;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 
+/// g++ reorders integer sums across unrolled quads and keeps all their products on the stack for it;
+/// in assembly the sums stay one chain, and in their registers.
+LOWBIT_PRIMITIVE __m256i add_in_order(__m256i sum, __m256i more) {
+  __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(more));
+  return sum;
+}
+
 /// Narrow: two products of 0..127 x -127..127 fit the int16 of vpmaddubsw. Wide: w - 128 takes x's
 /// place as the signed factor, |w - 128| <= 128 as the unsigned one: 2 x 128 x 127 fits too.
 template <bool wide>
@@ -23,7 +30,7 @@ LOWBIT_PRIMITIVE __m256i dot4_half(__m256i sum, __m256i w, __m256i x) {
   } else {
     pairs = _mm256_maddubs_epi16(w, x);
   }
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  return add_in_order(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 template <bool wide>
 LOWBIT_PRIMITIVE i32x16 dot4(i32x16 sum, u8x64 w, u8x64 x) {
@@ -47,6 +54,6 @@ LOWBIT_PRIMITIVE i32x16 dot16(i32x16 sum, const std::uint8_t* codes, const std::
 }
 
 LOWBIT_PRIMITIVE i32x16 dot2(i32x16 sum, i32x16 a, i32x16 b) {
-  return {_mm256_add_epi32(sum.low, _mm256_madd_epi16(a.low, b.low)),
-          _mm256_add_epi32(sum.high, _mm256_madd_epi16(a.high, b.high))};
+  return {add_in_order(sum.low, _mm256_madd_epi16(a.low, b.low)),
+          add_in_order(sum.high, _mm256_madd_epi16(a.high, b.high))};
 }
