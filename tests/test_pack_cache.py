@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,16 @@ def test_a_truncated_cache(tiny, n_bytes):
     cache.write_bytes(cache.read_bytes()[:n_bytes])
     text, said = answer(tiny, "--pack-cache")
     assert "written anew" in said and text == plain
+
+
+def test_several_at_once(tiny):
+    plain, _ = answer(tiny)
+    with ThreadPoolExecutor(4) as pool:
+        for text, said in pool.map(lambda _: answer(tiny, "--pack-cache"), range(12)):
+            assert text == plain and ("written" in said or "mapped and checked" in said), said
+    assert sorted(path.name for path in tiny.parent.iterdir()) == [tiny.name, cache_of(tiny).name]  # no temporaries
+    text, said = answer(tiny, "--pack-cache")
+    assert "mapped and checked" in said and text == plain
 
 
 def test_where_it_cannot_be_written(tiny):

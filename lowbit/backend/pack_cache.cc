@@ -229,7 +229,8 @@ Result<std::optional<PackCache>> PackCache::open(const std::string& path, const 
     return Error(fmt::format("{} was made from other weights than the model holds now", path));
   }
   if (header.options != hash_of(key.options)) {
-    return Error(fmt::format("{} was made with another recipe for the weights", path));
+    return Error(
+        fmt::format("{} was made with another recipe for the weights, or by another lowbit", path));
   }
   if (header.file_bytes != bytes.size()) return damaged("its size").in(path);
   if (header.table_bytes > bytes.size() - sizeof header) return damaged("its table").in(path);

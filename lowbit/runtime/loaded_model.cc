@@ -89,7 +89,8 @@ Status LoadedModel::load_weights_cached(const ModelFile& file, ThreadPool& pool,
   const auto start = Clock::now();
   const std::string path = pack_cache_path(file.path());
   const PackCacheKey key{content_hash(file.checkpoint().files(), pool),
-                         recipe_.weights.value_or("")};
+                         // Another version may read the same file with other eyes.
+                         fmt::format("{} {}", LOWBIT_VERSION, recipe_.weights.value_or(""))};
   auto cache = PackCache::open(path, key, pool);
   const bool is_there = cache && cache->has_value();
   if (is_there) {
