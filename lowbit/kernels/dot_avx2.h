@@ -12,8 +12,8 @@ constexpr int max_small_code = 32, small_quads = 4;
 /// Bytes above 127 overflow vpmaddubsw, so wide codes are multiplied as byte - wide_bias.
 constexpr int wide_bias = 128;
 
-/// g++ reorders integer sums across unrolled quads and keeps all their products on the stack for it;
-/// in assembly the sums stay one chain, and in their registers.
+/// g++ reorders integer sums across unrolled quads and keeps all their products on the stack for
+/// it; in assembly the sums stay one chain, and in their registers.
 LOWBIT_PRIMITIVE __m256i add_in_order(__m256i sum, __m256i more) {
   __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(more));
   return sum;
