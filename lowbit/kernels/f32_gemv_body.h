@@ -6,15 +6,19 @@
 /// Codes of up to 4 bits: a table of 16 numbers in a register.
 template <int bits>
 struct TableNumbers {
+  static constexpr bool is_one_plane = bits != 3;
+  static constexpr int row_quads = 8 / bits;
   f32x16 lut;
   LOWBIT_PRIMITIVE explicit TableNumbers(const PanelView& v) {
-    constexpr int n_codes = 1 << bits;
-    alignas(64) float numbers[panel_cols] = {};
-    for (int i = 0; i < n_codes; ++i) {
+    constexpr int last_code = (1 << bits) - 1;
+    alignas(64) float numbers[panel_cols];
+    for (int i = 0; i < panel_cols;
+         ++i) {  // again and again: higher bits of an index count nothing
+      const int index = i & last_code;
       if (v.code == CodeKind::table) {
-        numbers[i] = v.values[i];
+        numbers[i] = v.values[index];
       } else {
-        const int code = v.code == CodeKind::lut ? v.lut[i] : i;
+        const int code = v.code == CodeKind::lut ? v.lut[index] : index;
         numbers[i] = static_cast<float>(code + v.least) * v.unit;
       }
     }
@@ -22,17 +26,17 @@ struct TableNumbers {
   }
   template <int quad>
   LOWBIT_PRIMITIVE u8x64 codes(const std::uint8_t* tile) const {
-    if constexpr (bits == 4) return load(tile + quad / 2 * row_bytes);
-    if constexpr (bits < 4) return quad_code<bits, quad>(tile);
+    if constexpr (is_one_plane) return load(tile + quad / row_quads * row_bytes);
+    if constexpr (!is_one_plane) return quad_code<bits, quad>(tile);
   }
   template <int quad, int byte>
   LOWBIT_PRIMITIVE f32x16 number(const u8x64& codes) const {
-    if constexpr (bits == 4) return lookup_nibble<8 * byte + 4 * (quad % 2)>(lut, codes);
-    if constexpr (bits < 4) return lookup16(lut, byte_of<byte>(codes));
+    if constexpr (is_one_plane) return lookup_at<8 * byte + bits*(quad % row_quads)>(lut, codes);
+    if constexpr (!is_one_plane) return lookup16(lut, byte_of<byte>(codes));
   }
 };
 
-/// Longer integers: Linear of unit 1, or Lut.
+/// Integers: linear codes of unit 1, or Lut.
 template <int bits, class Decode, bool has_unit>
 struct IntegerNumbers {
   Decode decode;
@@ -171,26 +175,38 @@ void f32_planes(const MatmulJob& job, std::int64_t first_panel, std::int64_t las
 
 using F32Planes = void (*)(const MatmulJob&, std::int64_t, std::int64_t);
 
+template <int bits, class Decode, bool has_unit, int n_panels>
+F32Planes integer_planes() {
+  constexpr int table_bits = 4;
+  if constexpr (has_fast_lookup16 && bits <= table_bits) {
+    return f32_planes<TableNumbers<bits>, n_panels>;
+  } else {
+    return f32_planes<IntegerNumbers<bits, Decode, has_unit>, n_panels>;
+  }
+}
+
 /// Null where numbers pass through scratch.
 template <int n_panels>
 F32Planes f32_planes_of(const PanelView& v) {
-  constexpr int table_bits = 4, least_bits = table_bits + 1;
+  constexpr int table_bits = 4;
   static constexpr F32Planes table[] = {
       f32_planes<TableNumbers<1>, n_panels>, f32_planes<TableNumbers<2>, n_panels>,
       f32_planes<TableNumbers<3>, n_panels>, f32_planes<TableNumbers<4>, n_panels>};
-  static constexpr F32Planes linear[] = {f32_planes<IntegerNumbers<5, NoLut, false>, n_panels>,
-                                         f32_planes<IntegerNumbers<6, NoLut, false>, n_panels>,
-                                         f32_planes<IntegerNumbers<7, NoLut, false>, n_panels>,
-                                         f32_planes<IntegerNumbers<8, NoLut, false>, n_panels>};
-  static constexpr F32Planes lut[] = {f32_planes<IntegerNumbers<5, Lut<5>, true>, n_panels>,
-                                      f32_planes<IntegerNumbers<6, Lut<6>, true>, n_panels>};
+  const F32Planes linear[] = {
+      integer_planes<1, NoLut, false, n_panels>(), integer_planes<2, NoLut, false, n_panels>(),
+      integer_planes<3, NoLut, false, n_panels>(), integer_planes<4, NoLut, false, n_panels>(),
+      integer_planes<5, NoLut, false, n_panels>(), integer_planes<6, NoLut, false, n_panels>(),
+      integer_planes<7, NoLut, false, n_panels>(), integer_planes<8, NoLut, false, n_panels>()};
+  const F32Planes lut[] = {
+      integer_planes<1, Lut<1>, true, n_panels>(), integer_planes<2, Lut<2>, true, n_panels>(),
+      integer_planes<3, Lut<3>, true, n_panels>(), integer_planes<4, Lut<4>, true, n_panels>(),
+      integer_planes<5, Lut<5>, true, n_panels>(), integer_planes<6, Lut<6>, true, n_panels>()};
   if (v.cols % tile_k != 0 || v.zero_kind == ZeroKind::integer) return nullptr;
   switch (v.code) {
     case CodeKind::linear:
-      if (v.bits <= table_bits) return table[v.bits - 1];
-      return v.unit == 1.0f ? linear[v.bits - least_bits] : nullptr;
+      return v.unit == 1.0f ? linear[v.bits - 1] : nullptr;
     case CodeKind::lut:
-      return v.bits <= table_bits ? table[v.bits - 1] : lut[v.bits - least_bits];
+      return lut[v.bits - 1];
     case CodeKind::table:
       if (v.bits <= table_bits) return table[v.bits - 1];
       if constexpr (has_minifloats) {

@@ -11,6 +11,9 @@ struct GemvTokens {
   const float* as[n_tokens];  // per activation group; step s reads as[s >> as_shift]
   int as_shift;
   const std::int32_t *start[n_tokens], *asum[n_tokens];  // per step, or group of two-level scales
+  // Several tokens, two-level: as in TokenSums; null where nothing is owed.
+  const std::int16_t *pairs[n_tokens], *centre[n_tokens];
+  bool is_short = false;  // the dot of a group fits int16
 };
 
 /// Bytes read ahead of the multiplication: far enough to hide memory, near enough to stay cached.
@@ -99,7 +102,15 @@ LOWBIT_PRIMITIVE void end_step(const PanelView& v, std::int64_t first_panel,
   }
 }
 
-/// One group of a two-level chunk: total += sub * acc.
+/// The integers of one group of a two-level chunk.
+LOWBIT_PRIMITIVE i32x16 sub_at(const FactorPlane& plane, const std::byte* chunk,
+                               std::int64_t group) {
+  const std::byte* subs = chunk + plane.offset + group * panel_cols;
+  return load_i8(reinterpret_cast<const std::int8_t*>(subs));
+}
+
+/// One group of a two-level chunk: total += sub * acc. Several tokens: zeros wait for
+/// add_chunk_pairs.
 template <int n_tokens, int n_panels>
 LOWBIT_PRIMITIVE void end_group(const PanelView& v, const GemvTokens<n_tokens>& tokens,
                                 const std::byte* const (&chunks)[n_panels], std::int64_t group,
@@ -108,18 +119,43 @@ LOWBIT_PRIMITIVE void end_group(const PanelView& v, const GemvTokens<n_tokens>& 
                                 i32x16 (&zeros)[n_tokens][n_panels]) {
 #pragma GCC unroll 4
   for (int p = 0; p < n_panels; ++p) {
-    const auto sub_at = [&](const FactorPlane& plane) {
-      const std::byte* subs = chunks[p] + plane.offset + group * panel_cols;
-      return load_i8(reinterpret_cast<const std::int8_t*>(subs));
-    };
-    const i32x16 scale = sub_at(v.scale);
+    const i32x16 scale = sub_at(v.scale, chunks[p], group);
+    if constexpr (n_tokens > 1) {
+      if (!tokens.is_short) {
 #pragma GCC unroll 8
-    for (int i = 0; i < n_tokens; ++i) total[i][p] = add(total[i][p], mul(acc[i][p], scale));
-    if (v.zero_kind == ZeroKind::none) continue;
-    const i32x16 zero = sub_at(v.zero);
+        for (int i = 0; i < n_tokens; ++i) total[i][p] = add(total[i][p], mul(acc[i][p], scale));
+        continue;
+      }
+      const i32x16 half = bit_and(scale, splat(0xffff));
 #pragma GCC unroll 8
-    for (int i = 0; i < n_tokens; ++i) {
-      zeros[i][p] = add(zeros[i][p], mul_i16(zero, splat(tokens.asum[i][step])));
+      for (int i = 0; i < n_tokens; ++i) total[i][p] = dot2(total[i][p], acc[i][p], half);
+    } else {
+      total[0][p] = add(total[0][p], mul(acc[0][p], scale));
+      if (v.zero_kind == ZeroKind::none) continue;
+      const i32x16 zero = sub_at(v.zero, chunks[p], group);
+      zeros[0][p] = add(zeros[0][p], mul_i16(zero, splat(tokens.asum[0][step])));
+    }
+  }
+}
+
+/// Several tokens: sums += factors x token sums, by pairs of the groups of a chunk; the first is
+/// `step` of the row.
+template <int n_tokens, int n_panels>
+LOWBIT_PRIMITIVE void add_chunk_pairs(const FactorPlane& plane,
+                                      const std::byte* const (&chunks)[n_panels],
+                                      const std::int16_t* const (&token_sums)[n_tokens],
+                                      std::int64_t step, std::int64_t n_groups,
+                                      i32x16 (&sums)[n_tokens][n_panels]) {
+  constexpr int half = 16;
+  for (std::int64_t group = 0; group < n_groups; group += 2) {
+#pragma GCC unroll 4
+    for (int p = 0; p < n_panels; ++p) {
+      const i32x16 low = bit_and(sub_at(plane, chunks[p], group), splat(0xffff));
+      const i32x16 pair = bit_or(low, shift_left<half>(sub_at(plane, chunks[p], group + 1)));
+#pragma GCC unroll 8
+      for (int i = 0; i < n_tokens; ++i) {
+        sums[i][p] = dot2(sums[i][p], broadcast2(token_sums[i] + step + group), pair);
+      }
     }
   }
 }
@@ -192,6 +228,13 @@ void gemv_planes(const MatmulJob& job, const GemvTokens<n_tokens>& tokens, std::
       for (int i = 0; i < n_tokens; ++i) total[i][p] = zeros[i][p] = splat(0);
     }
     std::int64_t group = 0, left = steps_per_group;
+    [[maybe_unused]] const std::int64_t chunk_step = step;
+    if constexpr (n_tokens > 1) {
+      if (two_level && tokens.centre[0] != nullptr) {
+        const std::int64_t n_groups = least_of(v.chunk_k / v.group_k, n_steps - step);
+        add_chunk_pairs<n_tokens, n_panels>(v.scale, chunks, tokens.centre, step, n_groups, total);
+      }
+    }
     const auto end_of_step = [&](i32x16(&acc)[n_tokens][n_panels]) __attribute__((always_inline)) {
       if (two_level) {
         end_group<n_tokens, n_panels>(v, tokens, chunks, group, step, acc, total, zeros);
@@ -238,6 +281,12 @@ void gemv_planes(const MatmulJob& job, const GemvTokens<n_tokens>& tokens, std::
       }
     }
     if (two_level) {
+      if constexpr (n_tokens > 1) {
+        if (v.zero_kind != ZeroKind::none) {
+          add_chunk_pairs<n_tokens, n_panels>(v.zero, chunks, tokens.pairs, chunk_step,
+                                              step - chunk_step, zeros);
+        }
+      }
       end_chunk<n_tokens, n_panels>(v, tokens, chunks, chunk, total, zeros, f);
     }
 #pragma GCC unroll 4
@@ -278,10 +327,11 @@ GemvKernel<n_tokens> gemv_kernel(const PanelView& v) {
 
 /// All tokens of the job, at most n_tokens: the last one stands in for those that do not exist.
 template <int n_tokens, int n_panels>
-void int8_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
+void int8_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
+               Scratch scratch) {
   const PanelView& w = job.w;
   const bool per_token = job.activation_group_k == 0;
-  GemvTokens<n_tokens> tokens;
+  GemvTokens<n_tokens> tokens{};
   tokens.as_shift = per_token ? 63 : shift_of(job.activation_group_k / job.step_k);
   for (int i = 0; i < n_tokens; ++i) {
     const std::int64_t token = least_of(i, job.n_tokens - 1);
@@ -289,6 +339,22 @@ void int8_gemv(const MatmulJob& job, std::int64_t first_panel, std::int64_t last
     tokens.as[i] = per_token ? ones : job.scales + token * job.scales_stride;
     tokens.start[i] = job.starts + token * job.n_sums;
     tokens.asum[i] = job.sums + token * job.n_sums;
+  }
+  if (n_tokens > 1 && is_two_level(w)) {
+    const Centre centre = centre_of(w);
+    const std::int64_t n_subs = (w.cols + w.group_k - 1) / w.group_k, stride = n_subs + n_subs % 2;
+    const TokenSums sums{scratch.take<std::int32_t>(job.n_tokens * stride),
+                         scratch.take<std::int16_t>(job.n_tokens * stride),
+                         scratch.take<std::int16_t>(job.n_tokens * stride), stride};
+    fill_token_sums(job.sums, job.n_sums, job.n_tokens, n_subs, centre.centre, w.least, sums);
+    tokens.is_short = centre.form != Form::super_any;
+    for (int i = 0; i < n_tokens; ++i) {
+      const std::int64_t at = least_of(i, job.n_tokens - 1) * stride;
+      tokens.pairs[i] = sums.asum + at;
+      if (!tokens.is_short) continue;
+      tokens.start[i] = sums.start + at;
+      tokens.centre[i] = centre.centre == -w.least ? nullptr : sums.centre + at;
+    }
   }
   alignas(64) float f[n_tokens * n_panels * panel_cols];
   const GemvKernel<n_tokens> kernel = gemv_kernel<n_tokens, n_panels>(w);

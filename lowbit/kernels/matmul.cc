@@ -23,14 +23,17 @@ void grow(std::vector<T>& buffer, std::int64_t n_items) {
 }
 
 /// An upper bound of what the bodies carve out of a thread's scratch.
-std::int64_t scratch_bytes(std::int64_t block_k, std::int64_t n_panels, std::int64_t n_tokens,
-                           bool is_f32) {
+std::int64_t scratch_bytes(const MatmulJob& job, std::int64_t block_k, std::int64_t n_panels,
+                           std::int64_t n_tokens) {
   constexpr std::int64_t factor_vectors = 5, alignment_slack = 1024, sum_block = 16;
-  const std::int64_t number = is_f32 ? sizeof(float) : 1;
+  constexpr std::int64_t token_sum_bytes = 2 * sizeof(std::int32_t);
+  const std::int64_t number = job.codes == nullptr ? sizeof(float) : 1;
+  const std::int64_t token = (job.w.cols / sum_block + 2) * token_sum_bytes;
   const std::int64_t vector = panel_cols * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t panel =
       panel_cols * block_k * number + factor_vectors * (block_k / sum_block + 2) * vector;
-  return round_up(n_panels * (panel + n_tokens * vector) + alignment_slack, cache_line);
+  return round_up(n_panels * (panel + n_tokens * vector) + n_tokens * token + alignment_slack,
+                  cache_line);
 }
 
 /// Inputs unpacked at a time when the tokens are few.
@@ -128,9 +131,8 @@ void matmul(const KernelTable& kernels, std::span<const MatmulGroup> groups,
   }
   for (MatmulJob& job : workspace.jobs_) {
     if (job.n_tokens == 0) continue;
-    job.scratch_bytes = scratch_bytes(std::min(job.block_k, round_up(job.w.cols, tile_k)),
-                                      std::max(table.gemv_panels, table.tile_panels), most_tokens,
-                                      job.codes == nullptr);
+    job.scratch_bytes = scratch_bytes(job, std::min(job.block_k, round_up(job.w.cols, tile_k)),
+                                      std::max(table.gemv_panels, table.tile_panels), most_tokens);
     thread_scratch = std::max(thread_scratch, job.scratch_bytes);
   }
   grow(workspace.scratch_, pool.n_threads() * thread_scratch + cache_line);

@@ -143,12 +143,22 @@ LOWBIT_PRIMITIVE void dot_step(const Int8Tile& t, std::int64_t n_quads, Cursor& 
   }
 }
 
+/// p, of unknown origin: what walks from token to token is one pointer then. g++ keeps one per
+/// token otherwise, half of them in vector registers, and fetching those takes a port of the
+/// products.
+template <class T>
+LOWBIT_PRIMITIVE const T* walk(const T* p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
 template <int n_tokens, int n_panels>
 LOWBIT_PRIMITIVE void start_sums(const Int8Tile& t, std::int64_t step,
                                  i32x16 (&acc)[n_tokens][n_panels]) {
+  const std::int32_t* from = walk(t.start + step);
 #pragma GCC unroll 16
-  for (int i = 0; i < n_tokens; ++i) {
-    const i32x16 start = splat(t.start[i * t.start_stride + step]);
+  for (int i = 0; i < n_tokens; ++i, from = walk(from + t.start_stride)) {
+    const i32x16 start = splat(*from);
 #pragma GCC unroll 4
     for (int p = 0; p < n_panels; ++p) acc[i][p] = start;
   }
@@ -193,12 +203,11 @@ void int8_tile(const Int8Tile& tile) {
     i32x16 acc[n_tokens][n_panels];
     start_sums<n_tokens, n_panels>(t, step, acc);
     dot_step<half_tile, n_tokens, n_panels, reach>(t, least_of(t.step_quads, quads_left), at, acc);
+    const float* as_at = walk(t.as + ((t.first_step + step) >> t.as_shift));
 #pragma GCC unroll 8
-    for (int i = 0; i < n_tokens; ++i) {
+    for (int i = 0; i < n_tokens; ++i, as_at = walk(as_at + t.as_stride)) {
       f32x16 as;
-      if constexpr (form != Form::weight_scale) {
-        as = splat(t.as[i * t.as_stride + ((t.first_step + step) >> t.as_shift)]);
-      }
+      if constexpr (form != Form::weight_scale) as = splat(*as_at);
 #pragma GCC unroll 4
       for (int p = 0; p < n_panels; ++p) {
         i32x16 a = acc[i][p];
@@ -676,10 +685,11 @@ inline void int8_group(const MatmulJob& job, std::int64_t first_panel, int n_rea
 /// Few tokens through gemv_body.h, where the instruction set wants it: one at n_panels panels a
 /// time (0: never), up to 4 and up to 8 at one panel where has_batch.
 template <int n_panels, bool has_batch>
-bool int8_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel) {
+bool int8_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
+                  Scratch scratch) {
   if constexpr (n_panels > 0) {
     if (job.n_tokens == 1) {
-      int8_gemv<1, n_panels>(job, first_panel, last_panel);
+      int8_gemv<1, n_panels>(job, first_panel, last_panel, scratch);
       return true;
     }
   }
@@ -687,7 +697,7 @@ bool int8_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t l
     constexpr int small = 4, large = 8;
     if (job.n_tokens <= large) {
       const auto batch = job.n_tokens <= small ? int8_gemv<small, 1> : int8_gemv<large, 1>;
-      batch(job, first_panel, last_panel);
+      batch(job, first_panel, last_panel, scratch);
       return true;
     }
   }
@@ -696,8 +706,8 @@ bool int8_gemv_of(const MatmulJob& job, std::int64_t first_panel, std::int64_t l
 
 inline void int8_panels(const MatmulJob& job, std::int64_t first_panel, std::int64_t last_panel,
                         std::int64_t first_token, std::int64_t last_token, std::byte* memory) {
-  if (int8_gemv_of<int8_gemv_panels, has_batch_gemv>(job, first_panel, last_panel)) return;
   const Scratch scratch{memory};
+  if (int8_gemv_of<int8_gemv_panels, has_batch_gemv>(job, first_panel, last_panel, scratch)) return;
   for (std::int64_t panel = first_panel; panel < last_panel; panel += tile_panels) {
     const int n_real = static_cast<int>(least_of(tile_panels, last_panel - panel));
     int8_group(job, panel, n_real, first_token, last_token, scratch);

@@ -20,6 +20,8 @@ struct Mask16 {
 constexpr int attention_rows = 4, attention_vectors = 1;
 /// A gather is a load and a move per lane: small floats are cheaper by arithmetic.
 constexpr bool has_minifloats = true;
+/// lookup16 of floats takes a table of bytes: arithmetic is shorter where it does.
+constexpr bool has_fast_lookup16 = false;
 
 /// The same quarter four times.
 template <class Vector, class Quarter>
@@ -306,12 +308,12 @@ LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
   return {lookup_quarter(bytes, index.a), lookup_quarter(bytes, index.b),
           lookup_quarter(bytes, index.c), lookup_quarter(bytes, index.d)};
 }
-/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+/// lut[bits shift..shift + 3 of every lane]; those of a next byte are undefined.
 template <int shift>
-LOWBIT_PRIMITIVE f32x16 lookup_nibble(f32x16 lut, u8x64 a) {
+LOWBIT_PRIMITIVE f32x16 lookup_at(f32x16 lut, u8x64 a) {
   if constexpr (shift % 8 == 0) return lookup16(lut, byte_of<shift / 8>(bit_and(a, splat_u8(15))));
   if constexpr (shift % 8 != 0) {
-    return lookup16(lut, byte_of<shift / 8>(bit_and(shift_right16<4>(a), splat_u8(15))));
+    return lookup16(lut, byte_of<shift / 8>(bit_and(shift_right16<shift % 8>(a), splat_u8(15))));
   }
 }
 LOWBIT_PRIMITIVE void prefetch(const void* p) {

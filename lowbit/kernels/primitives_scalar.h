@@ -30,6 +30,8 @@ constexpr int attention_rows = 1, attention_vectors = 1;
 constexpr int wide_bias = 0;
 /// A table in memory is the cheaper way to small floats.
 constexpr bool has_minifloats = false;
+/// Whether a table of 16 floats beats arithmetic.
+constexpr bool has_fast_lookup16 = false;
 
 template <class Vector, class Rule>
 LOWBIT_PRIMITIVE Vector each_lane(const Rule& rule) {
@@ -279,12 +281,12 @@ LOWBIT_SCALAR_PRIMITIVE f32x16 gather(const float* table, const i32x16& index) {
 LOWBIT_SCALAR_PRIMITIVE f32x16 lookup16(const f32x16& lut, const i32x16& index) {
   return each_lane<f32x16>([&](int i) { return lut.lane[index.lane[i]]; });
 }
-/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+/// lut[bits shift..shift + 3 of every lane]; those of a next byte are undefined.
 template <int shift>
-LOWBIT_SCALAR_PRIMITIVE f32x16 lookup_nibble(const f32x16& lut, const u8x64& a) {
+LOWBIT_SCALAR_PRIMITIVE f32x16 lookup_at(const f32x16& lut, const u8x64& a) {
   if constexpr (shift % 8 == 0) return lookup16(lut, byte_of<shift / 8>(bit_and(a, splat_u8(15))));
   if constexpr (shift % 8 != 0) {
-    return lookup16(lut, byte_of<shift / 8>(bit_and(shift_right16<4>(a), splat_u8(15))));
+    return lookup16(lut, byte_of<shift / 8>(bit_and(shift_right16<shift % 8>(a), splat_u8(15))));
   }
 }
 LOWBIT_SCALAR_PRIMITIVE void prefetch(const void*) {}

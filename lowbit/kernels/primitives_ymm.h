@@ -20,6 +20,8 @@ struct Mask16 {
 constexpr int attention_rows = 2, attention_vectors = 2;
 /// A gather costs more than the arithmetic of small floats, even where that spills constants.
 constexpr bool has_minifloats = true;
+/// lookup16 of floats takes two shuffles and a blend: arithmetic is shorter where it does.
+constexpr bool has_fast_lookup16 = false;
 
 LOWBIT_PRIMITIVE f32x16 splat(float a) {
   return {_mm256_set1_ps(a), _mm256_set1_ps(a)};
@@ -251,9 +253,9 @@ LOWBIT_PRIMITIVE __m256 lookup_half(f32x16 lut, __m256i index) {
 LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
   return {lookup_half(lut, index.low), lookup_half(lut, index.high)};
 }
-/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+/// lut[bits shift..shift + 3 of every lane]; those of a next byte are undefined.
 template <int shift>
-LOWBIT_PRIMITIVE f32x16 lookup_nibble(f32x16 lut, u8x64 a) {  // lookup_half looks at 4 bits
+LOWBIT_PRIMITIVE f32x16 lookup_at(f32x16 lut, u8x64 a) {  // lookup_half looks at 4 bits
   return {lookup_half(lut, _mm256_srli_epi32(a.low, shift)),
           lookup_half(lut, _mm256_srli_epi32(a.high, shift))};
 }

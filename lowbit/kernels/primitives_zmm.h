@@ -18,6 +18,8 @@ struct Mask16 {
 constexpr int attention_rows = 6, attention_vectors = 4;
 /// A gather costs more than the arithmetic of small floats.
 constexpr bool has_minifloats = true;
+/// lookup16 of floats is one shuffle.
+constexpr bool has_fast_lookup16 = true;
 
 LOWBIT_PRIMITIVE f32x16 splat(float a) {
   return (f32x16)_mm512_set1_ps(a);
@@ -212,9 +214,9 @@ LOWBIT_PRIMITIVE f32x16 gather(const float* table, i32x16 index) {
 LOWBIT_PRIMITIVE f32x16 lookup16(f32x16 lut, i32x16 index) {
   return (f32x16)_mm512_permutexvar_ps((__m512i)index, (__m512)lut);
 }
-/// lut[bits shift..shift + 3 of every lane], shift a multiple of 4.
+/// lut[bits shift..shift + 3 of every lane]; those of a next byte are undefined.
 template <int shift>
-LOWBIT_PRIMITIVE f32x16 lookup_nibble(f32x16 lut, u8x64 a) {
+LOWBIT_PRIMITIVE f32x16 lookup_at(f32x16 lut, u8x64 a) {
   return lookup16(lut, shift_right<shift>((i32x16)a));  // the shuffle looks at 4 bits
 }
 LOWBIT_PRIMITIVE void prefetch(const void* p) {
