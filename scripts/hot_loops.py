@@ -53,7 +53,6 @@ LIMITS = {
     ("avx512", "int8_super_tile"): (200, 63, "as above"),
     ("avx512_vnni", "int8_tile"): (0, 7, "4 tokens: the start of a step is broadcast once and copied for the second panel"),
     ("avx512_vnni", "int8_row_tile"): (0, 8, "24 sums, 2 codes and a token in 32 registers: 14 copies among 192 products"),
-    ("avx512_vnni", "int8_tile"): (0, 7, "4 tokens under scales of both sides (Form::plain): 4 copies among 64 products; no other has any"),
     ("avx512_vnni", "int8_super_tile"): (0, 44, "the group's sum starts from a constant that is copied; at most 19 among 48 products"),
 }  # fmt: skip
 
