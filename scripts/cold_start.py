@@ -44,6 +44,8 @@ def is_cached(file) -> bool:
         return os.preadv(file.fileno(), [bytearray(1)], middle, os.RWF_NOWAIT) == 1
     except BlockingIOError:
         return False
+    except OSError:  # a file system that cannot tell
+        return True
 
 
 def drop(paths: list[Path]) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 PRODUCT = re.compile(
     r"vpdp(busd|wssd)s?|vpmaddubsw|vpmaddwd|vdpbf16ps|vf(n?)m(add|sub)\d+ps|tdp\w+"  # x86
 )
-COPY = re.compile(r"v?mov(dq|ap|up)[aus]?(8|16|32|64)?\s+%([xyz]mm\d+),%([xyz]mm\d+)$")
+COPY = re.compile(r"v?mov(dq|ap|up)[ausd]?(8|16|32|64)?\s+%([xyz]mm\d+),%([xyz]mm\d+)$")
 VECTOR = re.compile(r"%[xyz]mm\d+")
 JUMP = re.compile(r"j\w+\s+([0-9a-f]+)\b")
 LINE = re.compile(r"\s*([0-9a-f]+):\t(.*)$")

@@ -113,7 +113,7 @@ def isas_here() -> list[str]:
 
 def kernels(_model: Path) -> Part:
     here, found, n = isas_here(), Kernels(), 2
-    found.measure()
+    found.measure("-t", str(n))
     found.measure("--scheme", "nf4.g64,e4m3.channel,f16", "--activations", "f32", "--size", f"{GEMM},{GEMV}", "-t", str(n))
     found.measure("--scheme", "q5_0,int3.g64", "--size", GEMV, "-t", str(n))
     found.measure("--scheme", "int4.g32", "--activations", "int8.token", "--size", GEMV, "-t", str(n), "--warm")
@@ -183,7 +183,7 @@ def formats(_model: Path) -> Part:
         if len(equal) > 1:
             what = f"prefill, GOPS, groups of {group}{' with zeros' * has_zero}, a={activations}"
             reached.append(behind(what, "gops", 1.3, equal, equal))
-    command = f"`lowbit bench --kernels --scheme ... --size {GEMV},{prefill} -t 1 -r 7` with all {len(schemes)} named schemes"
+    command = f"`lowbit bench --kernels --scheme {','.join(schemes)} --size {GEMV},{prefill} -t 1 -r 7`"
     return Part([command], reached, found.markdown())
 
 

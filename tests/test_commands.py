@@ -193,6 +193,11 @@ def test_bench_says_what_it_chose(model):
     assert ("energy: not readable" in done.out) == ("|       - |\n" in done.out)  # joules, or why there are none
 
 
+@pytest.mark.parametrize("arguments", [["--shape", "tiny"], ["--kernels"], []])
+def test_bench_keeps_no_panels_without_a_file(arguments):
+    refused(lowbit("bench", "--pack-cache", *arguments), "--pack-cache", "-m", code=2)
+
+
 @pytest.mark.parametrize("scheme, ggml", [("q4_0", "Q4_0"), ("q4_k", "Q4_K"), ("mxfp4", "MXFP4"), ("f16", "F16")])
 def test_a_shape_as_a_file(tmp_path, scheme, ggml):
     """Random weights that gguf reads: finite, of the declared types; and we run the file as we run the shape."""

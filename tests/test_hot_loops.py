@@ -53,3 +53,23 @@ def test_every_exception_says_why():
         assert isa in hot_loops.EXPECTED and family in hot_loops.TILES
         assert stack or copies
         assert why
+
+
+def judged(monkeypatch, name: str, *instructions: str) -> list[str]:
+    body = [(0x400 + i, line) for i, line in enumerate([*instructions, "jne    400"])] + [(0x500, "ret")]
+    monkeypatch.setattr(hot_loops, "EXPECTED", {"avx512_vnni": ("vpdpbusd zmm", None)})
+    monkeypatch.setattr(hot_loops, "hot_loops", lambda _: {"avx512_vnni": hot_loops.hot_loops_of(name, body)})
+    monkeypatch.setattr(hot_loops, "LIMITS", {("avx512_vnni", "int8_row_tile"): (25, 0, "for the test")})
+    return hot_loops.judge(Path("no library is read"))[0]
+
+
+def test_judging_names_what_is_wrong(monkeypatch):
+    products, spill = ["vpdpbusd %zmm1,%zmm2,%zmm3"] * 4, "vmovdqa64 %zmm1,0x40(%rsp)"
+    assert judged(monkeypatch, "int8_tile", *products) == []
+    (wrong,) = judged(monkeypatch, "int8_tile", *products, spill)
+    assert "int8_tile" in wrong and "on the stack 1 times" in wrong
+    assert judged(monkeypatch, "int8_row_tile", *products, spill) == []  # within its exception
+    (wrong,) = judged(monkeypatch, "int8_tile", *["vpmaddubsw %zmm1,%zmm2,%zmm3"] * 4)
+    assert "has no vpdpbusd zmm" in wrong
+    (wrong,) = judged(monkeypatch, "attention", *products)
+    assert "no loop with products was found" in wrong

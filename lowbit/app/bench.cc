@@ -124,6 +124,8 @@ Exit run_kernels(const Options& options) {
   if (!options.model.model.empty() || !options.shape.empty() || !options.model.recipe.empty()) {
     return refuse(Error("--kernels measures products alone; leave out -m, --shape and --recipe"));
   }
+  if (options.model.pack_cache)
+    return refuse(Error("--pack-cache keeps a model; name one with -m"));
   KernelBenchRequest request = options.kernels;
   request.n_threads = options.model.n_threads;
   request.n_repetitions = options.n_repetitions;
@@ -137,6 +139,9 @@ Status check(const Options& options) {
   if (has_model && has_shape) return Error("-m names a model and --shape another; leave one out");
   if (!has_model && !has_shape && !options.model.recipe.empty()) {
     return Error("--recipe says how a model runs; name one with -m or --shape");
+  }
+  if (!has_model && options.model.pack_cache) {
+    return Error("--pack-cache keeps the weights of a file; name one with -m");
   }
   if (has_shape) {
     if (const auto config = config_of_shape(options.shape); !config) return config.error();

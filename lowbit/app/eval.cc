@@ -95,8 +95,10 @@ Exit run(const Options& options) {
   if (!model) return fail(model.error());
   std::unique_ptr<LoadedModel> reference;
   if (!options.reference.empty()) {
-    auto loaded = load_model(options.reference, exact_recipe(), *pool, options.model.verbose,
-                             options.model.pack_cache);
+    // The cache is the model's: of the same file the reference would write another one each time.
+    constexpr bool pack_cache = false;
+    auto loaded =
+        load_model(options.reference, exact_recipe(), *pool, options.model.verbose, pack_cache);
     if (!loaded) return fail(loaded.error());
     reference = std::move(*loaded);
   }

@@ -198,6 +198,7 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
 }
 
 Status AtomicFile::write_at(std::size_t offset, std::span<const std::byte> bytes) {
+  if (bytes.empty()) return ok();  // and does not count as written up to there
   Status written = write_all(offset, bytes);
   if (written) n_written_ = std::max(n_written_, offset + bytes.size());
   return written;

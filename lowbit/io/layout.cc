@@ -140,8 +140,9 @@ QuantizedTensor load_blocks(const BlockLayout& layout, std::span<const std::byte
 void load_rows(const BlockLayout& layout, std::span<const std::byte> bytes,
                std::span<const std::int64_t> rows, std::int64_t cols, QuantizedTensor& out) {
   const std::int64_t row_bytes = row_bytes_of(layout, cols), n_rows = std::ssize(rows);
-  if (out.rows != n_rows) out = empty_tensor(layout, n_rows, cols);
-  LOWBIT_ASSERT(out.cols == cols && out.scheme == layout.scheme);
+  if (out.rows != n_rows || out.cols != cols || !(out.scheme == layout.scheme)) {
+    out = empty_tensor(layout, n_rows, cols);
+  }
   for (std::int64_t r = 0; r < n_rows; ++r) {
     const std::int64_t row = rows[static_cast<std::size_t>(r)];
     LOWBIT_ASSERT(row >= 0 && (row + 1) * row_bytes <= std::ssize(bytes));

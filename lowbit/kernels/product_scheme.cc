@@ -86,7 +86,9 @@ ProductScheme product_scheme(const Scheme& scheme) {
     const std::int64_t super_k = product.group_k * scheme.scale->group.cols;
     // The int32 sum over a super-block must be exact.
     const std::int64_t widest = super_k * magnitude(code) * max_activation * magnitude(sub);
-    if (super_k == block_256 && widest < (std::int64_t{1} << 31)) {
+    // Groups are multiplied in pairs.
+    if (super_k == block_256 && scheme.scale->group.cols % 2 == 0 &&
+        widest < (std::int64_t{1} << 31)) {
       product.is_two_level = true;
       product.super_k = super_k;
       product.sub_unit = sub.unit;

@@ -3,8 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
-#include <thread>
+#include <future>
 #include <utility>
 
 #include <fmt/format.h>
@@ -53,14 +52,13 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const ModelFile& file, co
   if (!model) return model;
   options.activations = recipe.activations;
   // The vocabulary is indexed by one thread, while the team packs.
-  std::optional<Result<Tokenizer>> tokenizer;
-  std::thread tokenizer_thread([&] { tokenizer.emplace(load_tokenizer(file)); });
+  auto indexing = std::async(std::launch::async, [&] { return load_tokenizer(file); });
   const Status loaded = pack_cache ? (*model)->load_weights_cached(file, pool, std::move(options))
                                    : (*model)->load_weights_of(*tensors_of(file, pool), options);
-  tokenizer_thread.join();
-  if (!*tokenizer) return std::move(*tokenizer).error();
+  auto tokenizer = indexing.get();
+  if (!tokenizer) return std::move(tokenizer).error();
   if (!loaded) return Error(loaded.error());
-  (*model)->tokenizer_ = std::make_unique<Tokenizer>(**std::move(tokenizer));
+  (*model)->tokenizer_ = std::make_unique<Tokenizer>(*std::move(tokenizer));
   return model;
 }
 
