@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -51,7 +50,7 @@ void expect_same(const PackedMatrix& a, const PackedMatrix& b) {
   ASSERT_EQ(x.panels.size(), y.panels.size());
   EXPECT_TRUE(std::ranges::equal(x.panels, y.panels));
   const auto same = [](std::span<const float> p, std::span<const float> q) {
-    return p.size() == q.size() && std::memcmp(p.data(), q.data(), p.size_bytes()) == 0;
+    return std::ranges::equal(std::as_bytes(p), std::as_bytes(q));
   };
   EXPECT_TRUE(same(x.row_scale, y.row_scale) && same(x.row_zero, y.row_zero));
   EXPECT_TRUE(same(x.scale_values, y.scale_values) && same(x.zero_values, y.zero_values));
