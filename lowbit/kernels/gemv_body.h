@@ -201,6 +201,11 @@ void gemv_planes(const MatmulJob& job, const GemvTokens<n_tokens>& tokens, std::
   const std::int64_t n_steps = (v.cols + step_k - 1) / step_k;
   const std::int64_t padded_k = (v.cols + tile_k - 1) / tile_k * tile_k;
   const std::int64_t chunk_bytes = v.header_bytes + v.chunk_k / tile_k * v.tile_bytes;
+  // What is fetched after the end of a panel is the start of the panel that these registers read
+  // next.
+  const std::int64_t n_ahead = prefetch_bytes / (v.panel_bytes / (padded_k / tile_k));
+  const std::int64_t last_near_k = padded_k - n_ahead * tile_k;
+  const std::int64_t to_next_panel = (n_panels - 1) * v.panel_bytes;
   const bool is_short = step_k <= 256;
   const std::int64_t steps_per_group = v.group_k == 0 ? n_steps : v.group_k / step_k;
   const std::int8_t* x[n_tokens];
@@ -249,11 +254,10 @@ void gemv_planes(const MatmulJob& job, const GemvTokens<n_tokens>& tokens, std::
       }
     };
     const auto next_tile = [&]() __attribute__((always_inline)) {
+      const std::int64_t ahead = prefetch_bytes + (k < last_near_k ? 0 : to_next_panel);
 #pragma GCC unroll 4
       for (int p = 0; p < n_panels; ++p) {
-        for (int line = 0; line < bits; ++line) {
-          prefetch(tiles[p] + prefetch_bytes + line * row_bytes);
-        }
+        for (int line = 0; line < bits; ++line) prefetch(tiles[p] + ahead + line * row_bytes);
         tiles[p] += v.tile_bytes;
       }
       k += tile_k;
