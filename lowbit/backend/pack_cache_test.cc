@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// A pack cache gives back the same panels, and one that is damaged or of something else is refused.
 #include "lowbit/backend/pack_cache.h"
 
 #include <bit>
@@ -13,6 +14,8 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
+#include "lowbit/kernels/random_codes.h"
+
 namespace lowbit {
 namespace {
 
@@ -21,16 +24,6 @@ namespace fs = std::filesystem;
 constexpr std::size_t header_bytes = 104, version_at = 8, entries_at = 12, table_hash_at = 48,
                       table_bytes_at = 80, own_hash_at = 96;
 constexpr std::int64_t rows = 37, cols = 512;
-
-void fill(QuantizedTensor& tensor, std::mt19937& random) {
-  for (std::int64_t r = 0; r < tensor.codes.n_rows(); ++r) {
-    for (std::int64_t i = 0; i < tensor.codes.n_per_row(); ++i) {
-      tensor.codes.set(r, i, static_cast<std::uint32_t>(random()));
-    }
-  }
-  if (tensor.scale) fill(*tensor.scale, random);
-  if (tensor.zero) fill(*tensor.zero, random);
-}
 
 class PackCacheTest : public testing::Test {
  protected:

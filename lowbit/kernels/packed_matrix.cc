@@ -3,7 +3,8 @@
 // the bytes of 4 inputs x 16 outputs become a 64-byte row, and the rows of a tile are folded into
 // bit planes. It runs at load time on every machine, so it is written in 16-byte vectors that every
 // compiler knows and not once per instruction set. The reverse walk, unpack_row(), is plain
-// arithmetic over the same geometry.
+// arithmetic over the same geometry. One file of more than 600 lines, because its steps are one
+// walk over a panel that share its lanes and scratch.
 #include "lowbit/kernels/packed_matrix.h"
 
 #include <algorithm>

@@ -10,20 +10,12 @@
 
 #include <gtest/gtest.h>
 
+#include "lowbit/kernels/random_codes.h"
+
 namespace lowbit {
 namespace {
 
 constexpr std::uint32_t f16_one = 0x3c00, f16_infinity = 0x7c00;
-
-void fill(QuantizedTensor& tensor, std::mt19937& random) {
-  for (std::int64_t r = 0; r < tensor.codes.n_rows(); ++r) {
-    for (std::int64_t i = 0; i < tensor.codes.n_per_row(); ++i) {
-      tensor.codes.set(r, i, static_cast<std::uint32_t>(random()));
-    }
-  }
-  if (tensor.scale) fill(*tensor.scale, random);
-  if (tensor.zero) fill(*tensor.zero, random);
-}
 
 void copy_rows(const QuantizedTensor& from, std::int64_t first, QuantizedTensor& to) {
   for (std::int64_t r = 0; r < to.codes.n_rows(); ++r) {
