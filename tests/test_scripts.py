@@ -31,6 +31,7 @@ def check(tmp_path, monkeypatch):
     module = load("check")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(module, "bring_up_to_date", lambda build, libraries: None)  # `add` below compiles
     for folder in ("docs", "lowbit/kernels", "lowbit/io", "build"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / "docs/design.md", tmp_path / "docs")
