@@ -24,8 +24,10 @@ Result<QuantizedTensor> rounded(const QuantizedTensor& tensor, const TensorRecip
                 std::span(w).subspan(static_cast<std::size_t>(first * tensor.cols),
                                      static_cast<std::size_t>((last - first) * tensor.cols)));
   });
-  return recipe.rounder->round(MatrixView(w.data(), tensor.rows, tensor.cols), InputStats{},
-                               recipe.scheme, pool);
+  auto result = recipe.rounder->round(MatrixView(w.data(), tensor.rows, tensor.cols), InputStats{},
+                                      recipe.scheme, pool);
+  if (!result) return std::move(result).error();
+  return std::move(result->tensor);
 }
 
 /// What programs may still take, page cache that can be given up included; 0 when it cannot be

@@ -47,7 +47,7 @@ TEST_P(GaussianAnchor, MatchesThePublishedError) {
       (*rounder_named(anchor.method))
           ->round(MatrixView(w.data(), rows, cols), {}, *parse_scheme(anchor.scheme), pool);
   ASSERT_TRUE(tensor) << tensor.error().message();
-  const double error = relative_error(w, *tensor);
+  const double error = relative_error(w, tensor->tensor);
   const bool is_absmax = std::string_view(anchor.method) == "rtn-absmax";
   EXPECT_LE(error, anchor.relative_mse * 1.02) << anchor.method << ":" << anchor.scheme;
   if (is_absmax) {

@@ -9,9 +9,21 @@
 namespace lowbit {
 namespace {
 
+using Plain = Result<QuantizedTensor> (*)(MatrixView, const InputStats&, const Scheme&,
+                                          ThreadPool&);
+
+/// A method that has nothing to tell but its result.
+template <Plain kRound>
+Result<Rounded> without_note(MatrixView w, const InputStats& stats, const Scheme& scheme,
+                             ThreadPool& pool) {
+  auto tensor = kRound(w, stats, scheme, pool);
+  if (!tensor) return std::move(tensor).error();
+  return Rounded{*std::move(tensor), {}};
+}
+
 constexpr std::array rounders{
-    Rounder{"rtn", Needs::weights, round_to_nearest},
-    Rounder{"rtn-absmax", Needs::weights, round_absmax},
+    Rounder{"rtn", Needs::weights, without_note<round_to_nearest>},
+    Rounder{"rtn-absmax", Needs::weights, without_note<round_absmax>},
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "lowbit/base/matrix_view.h"
@@ -21,15 +22,26 @@ enum class Needs : std::uint8_t { weights, activations, hessian };
 /// What calibration knows about the inputs x of a matrix; empty where there was no calibration.
 struct InputStats {
   std::span<const float> mean_square;  // (in): E[x_j^2], the weight of column j's squared error
+  std::span<const float> mean_abs;     // (in): E[|x_j|]
+  std::span<const float> max_abs;      // (in): max |x_j|
+  MatrixView hessian;                  // (in, in): E[x x^T], symmetric
+  std::int64_t n_tokens = 0;           // that the above were taken over
+};
+
+/// A rounded matrix, and what people should know about how it came to be: that a method gave up
+/// and which one took its place. Empty where all went as asked.
+struct Rounded {
+  QuantizedTensor tensor;
+  std::string note;
 };
 
 struct Rounder {
   std::string_view name;
   Needs needs;
   /// w: (rows, cols) row-major f32. Errors: numbers that are not finite, a scheme without an
-  /// encoder.
-  Result<QuantizedTensor> (*round)(MatrixView w, const InputStats& stats, const Scheme& scheme,
-                                   ThreadPool& pool);
+  /// encoder, statistics that the method needs and was not given.
+  Result<Rounded> (*round)(MatrixView w, const InputStats& stats, const Scheme& scheme,
+                           ThreadPool& pool);
 };
 
 /// THE list of rounders: rtn, rtn-absmax.
