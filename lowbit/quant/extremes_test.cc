@@ -67,11 +67,11 @@ TEST(Extremes, ScalesStayFiniteAndZerosAreNeverBetter) {
                      " " + std::to_string(matrix.w[0]));
         const auto tensor = rounder.round(view, {}, scheme, pool);
         ASSERT_TRUE(tensor) << tensor.error().message();
-        ASSERT_TRUE(has_finite_scales(*tensor));
-        for (const float value : decode(*tensor)) ASSERT_TRUE(std::isfinite(value));
+        ASSERT_TRUE(has_finite_scales(tensor->tensor));
+        for (const float value : decode(tensor->tensor)) ASSERT_TRUE(std::isfinite(value));
         // A whisker for the float sums by which the search compares.
         if (rounder.name == "rtn") {
-          ASSERT_LE(weighted_error(view, {}, *tensor), 1.0001 * power_of(matrix.w));
+          ASSERT_LE(weighted_error(view, {}, tensor->tensor), 1.0001 * power_of(matrix.w));
         }
       }
     }

@@ -110,7 +110,7 @@ TEST(Rounders, ZerosStayZero) {
     for (const Rounder& rounder : rounder_list()) {
       const auto tensor = rounder.round(MatrixView(w.data(), rows, cols), {}, scheme, pool);
       ASSERT_TRUE(tensor) << to_string(scheme);
-      for (const float value : decode(*tensor))
+      for (const float value : decode(tensor->tensor))
         ASSERT_EQ(value, 0.0f) << rounder.name << ":" << to_string(scheme);
     }
   }

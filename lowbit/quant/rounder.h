@@ -21,11 +21,12 @@ enum class Needs : std::uint8_t { weights, activations, hessian };
 
 /// What calibration knows about the inputs x of a matrix; empty where there was no calibration.
 struct InputStats {
-  std::span<const float> mean_square;  // (in): E[x_j^2], the weight of column j's squared error
-  std::span<const float> mean_abs;     // (in): E[|x_j|]
-  std::span<const float> max_abs;      // (in): max |x_j|
-  MatrixView hessian;                  // (in, in): E[x x^T], symmetric
-  std::int64_t n_tokens = 0;           // that the above were taken over
+  std::span<const float> mean_square =
+      {};                                // (in): E[x_j^2], the weight of column j's squared error
+  std::span<const float> mean_abs = {};  // (in): E[|x_j|]
+  std::span<const float> max_abs = {};   // (in): max |x_j|
+  MatrixView hessian = {};               // (in, in): E[x x^T], symmetric
+  std::int64_t n_tokens = 0;             // that the above were taken over
 };
 
 /// A rounded matrix, and what people should know about how it came to be: that a method gave up
