@@ -48,6 +48,9 @@ Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
   if (!options.fallback.empty()) {
     auto fallback = parse_tensor_recipe(options.fallback);
     if (!fallback) return std::move(fallback).error();
+    if (Status status = check_no_transforms(*fallback, "--fallback"); !status) {
+      return std::move(status).error();
+    }
     parsed.fallback = *fallback;
   }
   return parsed;
@@ -130,8 +133,7 @@ void add(CLI::App& command, Context& context, bool is_convert) {
         ->required();
     command.add_option("scheme", options->scheme,
                        "scheme of the weights, such as int4.g32 (see lowbit formats)");
-    command.add_option("--recipe", options->recipe,
-                       "[METHOD:]SCHEME; methods: rtn (default), rtn-absmax");
+    command.add_option("--recipe", options->recipe, "[TRANSFORM+]...[METHOD:]SCHEME, see below");
     command
         .add_option("--rule", options->rules,
                     "PATTERN=RECIPE or PATTERN=keep for tensors whose name matches; the first "
@@ -156,7 +158,8 @@ void add_quantize(CLI::App& parser, Context& context) {
       parser.add_subcommand("quantize", "Weights into another scheme, checked against the source");
   add(*command, context, /*is_convert=*/false);
   command->footer(
-      "Examples:\n"
+      recipe_help() +
+      "\nExamples:\n"
       "  lowbit quantize -m model.gguf q4_0 -o model-q4_0.gguf\n"
       "  lowbit quantize -m model/ --recipe rtn:int4.g128 --rule '*embed_tokens*=q8_0' -o "
       "model-int4/\n"

@@ -7,7 +7,6 @@
 namespace lowbit {
 namespace {
 
-constexpr std::string_view default_method = "rtn";
 constexpr std::string_view keep_word = "keep";
 
 bool matches(const Rule& rule, const ModelTensor& tensor) {
@@ -16,19 +15,6 @@ bool matches(const Rule& rule, const ModelTensor& tensor) {
 }
 
 }  // namespace
-
-Result<TensorRecipe> parse_tensor_recipe(std::string_view text) {
-  const std::size_t colon = text.find(':');
-  const std::string_view method =
-      colon == std::string_view::npos ? default_method : text.substr(0, colon);
-  const std::string_view scheme_text =
-      colon == std::string_view::npos ? text : text.substr(colon + 1);
-  const auto rounder = rounder_named(method);
-  if (!rounder) return Error(rounder.error()).in(fmt::format("recipe \"{}\"", text));
-  auto scheme = parse_scheme(scheme_text);
-  if (!scheme) return std::move(scheme).error().in(fmt::format("recipe \"{}\"", text));
-  return TensorRecipe{*rounder, *scheme};
-}
 
 Result<Rule> parse_rule(std::string_view text) {
   const std::size_t equals = text.rfind('=');
@@ -41,6 +27,9 @@ Result<Rule> parse_rule(std::string_view text) {
   if (value == keep_word) return rule;
   auto recipe = parse_tensor_recipe(value);
   if (!recipe) return std::move(recipe).error().in(fmt::format("rule \"{}\"", text));
+  if (Status status = check_no_transforms(*recipe, "a rule"); !status) {
+    return std::move(status).error().in(fmt::format("rule \"{}\"", text));
+  }
   rule.recipe = *recipe;
   return rule;
 }

@@ -11,18 +11,10 @@
 #include <vector>
 
 #include "lowbit/base/result.h"
+#include "lowbit/compress/tensor_recipe.h"
 #include "lowbit/model/model_file.h"
-#include "lowbit/quant/rounder.h"
 
 namespace lowbit {
-
-/// METHOD:SCHEME, or SCHEME alone for the default method.
-struct TensorRecipe {
-  const Rounder* rounder = nullptr;
-  Scheme scheme;
-};
-/// Errors: a method or scheme that does not exist; the sentence lists those that do.
-Result<TensorRecipe> parse_tensor_recipe(std::string_view text);
 
 /// The first rule whose pattern matches a tensor's name decides. A pattern is a shell pattern (* ?
 /// [abc]) over the whole name, canonical or as stored. No recipe means: keep the tensor as it is.
@@ -30,7 +22,7 @@ struct Rule {
   std::string pattern;
   std::optional<TensorRecipe> recipe;
 };
-/// PATTERN=RECIPE or PATTERN=keep.
+/// PATTERN=RECIPE or PATTERN=keep. A rule has no transforms: they are the whole model's.
 Result<Rule> parse_rule(std::string_view text);
 
 struct Fallback {

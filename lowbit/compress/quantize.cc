@@ -55,6 +55,10 @@ std::int64_t peak_resident_bytes() {
 Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOptions& options,
                                       ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
+  if (options.recipe && !options.recipe->transforms.empty()) {
+    return Error(fmt::format("this lowbit cannot apply the transform {} yet",
+                             options.recipe->transforms.front()->name));
+  }
   const auto container = container_of(options.output);
   if (!container) return Error(container.error());
   auto plan = plan_tensors(source, options.recipe, options.rules, options.fallback,
@@ -100,6 +104,7 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
 Result<TensorTransform> requantizing(std::string_view weight_recipe, ThreadPool& pool) {
   const auto recipe = parse_tensor_recipe(weight_recipe);
   if (!recipe) return Error(recipe.error());
+  if (Status status = check_no_transforms(*recipe, "w="); !status) return std::move(status).error();
   return TensorTransform([recipe = *recipe, &pool](
                              std::string_view, QuantizedTensor tensor) -> Result<QuantizedTensor> {
     if (tensor.scheme == recipe.scheme) return tensor;

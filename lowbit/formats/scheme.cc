@@ -7,11 +7,11 @@
 #include <array>
 #include <charconv>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "lowbit/base/edit_distance.h"
 #include "lowbit/formats/codes.h"
 
 namespace lowbit {
@@ -194,21 +194,6 @@ bool is_integer_code(const Code& code) {
 
 bool is_plain_code(const Code& code) {
   return code.formula != nullptr;
-}
-
-/// How many letters to insert, delete or replace to turn a into b.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i + 1);
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0u : 1u);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
-    }
-  }
-  return row.back();
 }
 
 /// The known name that is nearest to what was written; empty when none is near.
