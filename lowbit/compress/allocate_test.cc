@@ -93,6 +93,24 @@ TEST(Allocate, StaysUnderTheBudgetAndNearTheBestWithCoprimeBytes) {
   }
 }
 
+TEST(Allocate, NeverExceedsTheBudgetWithManyItems) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 5; ++round) {
+    SCOPED_TRACE(round);
+    Items items = random_items(random, 60, /*unit=*/100'003);
+    for (std::vector<Candidate>& candidates : items) {
+      for (Candidate& candidate : candidates)
+        candidate.n_bytes += static_cast<std::int64_t>(random() % 99'999);
+    }
+    const std::int64_t budget = (least_bytes(items) + most_bytes(items)) / 2;
+    const auto allocation = allocate(items, budget);
+    ASSERT_TRUE(allocation);
+    expect_consistent(items, *allocation);
+    EXPECT_LE(allocation->n_bytes, budget);
+    EXPECT_GT(allocation->n_bytes, budget - budget / 1000);
+  }
+}
+
 TEST(Allocate, LeavesNoStepThatWouldFit) {
   std::mt19937 random(9);
   const Items items = random_items(random, 40, /*unit=*/77'777);
