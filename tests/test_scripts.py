@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from conftest import CACHE, ROOT
+from conftest import CACHE, GOLDEN, ROOT, lowbit
 
 sys.path.insert(0, str(ROOT / "scripts"))  # where scripts find their modules
 
@@ -127,6 +127,31 @@ def test_the_noise_of_the_teacher_is_half_a_step():
         rounding = np.abs(weights).max() * 2.0**-10
         assert np.all(np.abs(moved) <= scale / 2 + rounding), kind.name
         assert np.abs(moved).max() > scale.max() / 4, kind.name
+
+
+@pytest.mark.parametrize("name, more_in_each_group", [("qwen2", False), ("qwen2", True), ("llama-linear", False)])
+def test_a_wide_model_says_the_same(name, more_in_each_group, tmp_path, monkeypatch, short_text):
+    """Zero channels, zero heads (whole groups, or more in each), zero neurons: rows of 256 and the same logits."""
+    import wide_model
+
+    narrow, wide = GOLDEN / name / "model.gguf", tmp_path / "wide.gguf"
+    if more_in_each_group:
+        monkeypatch.setattr(wide_model, "widened", lambda old: wide_model.Shape(256, 256, 2, 8, 16))
+    load("reference-model").write_wide(narrow, wide)
+    for tensor in gguf.GGUFReader(wide).tensors:
+        if len(tensor.shape) == 2:
+            assert tensor.shape[0] % 256 == 0, tensor.name
+    command = ["--reference", narrow, "--text", short_text, "-c", 32, "--recipe", "a=f32,kv=f32", "--json"]
+    report = lowbit("eval", "-m", wide, *command).json
+    assert 0 <= report["kld_max"] < 1e-9  # logits off by 1e-5 cost half its square
+    assert report["rms_delta_p"] < 1e-5
+
+
+def test_shapes_of_the_models_that_are_measured():
+    import wide_model
+
+    assert wide_model.widened(wide_model.Shape(576, 1536, 3, 3, 64)) == wide_model.Shape(768, 1536, 4, 3, 64)
+    assert wide_model.widened(wide_model.Shape(896, 4864, 2, 7, 64)) == wide_model.Shape(1024, 4864, 2, 8, 64)
 
 
 def test_novels_are_read_from_an_r_database(tmp_path):
