@@ -9,6 +9,7 @@
 
 #include "lowbit/app/command.h"
 #include "lowbit/app/interrupt.h"
+#include "lowbit/app/mix_options.h"
 #include "lowbit/app/model_options.h"
 #include "lowbit/app/terminal.h"
 #include "lowbit/compress/quantize.h"
@@ -22,6 +23,7 @@ struct Options {
   ModelOptions model;
   std::string scheme, recipe, fallback, output;
   std::vector<std::string> rules;
+  MixWords mix;
   bool json = false, skip_self_test = false;
 };
 
@@ -29,13 +31,23 @@ Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
   QuantizeOptions parsed;
   parsed.output = options.output;
   if (is_convert) return parsed;
-  if (options.scheme.empty() == options.recipe.empty() &&
+  if (!options.mix.are_given() && options.scheme.empty() == options.recipe.empty() &&
       (!options.scheme.empty() || options.rules.empty())) {
     return Error(
         "say what to make of the weights: a scheme (int4.g32), --recipe METHOD:SCHEME, or --rule");
   }
   const std::string& text = options.recipe.empty() ? options.scheme : options.recipe;
-  if (!text.empty()) {
+  if (options.mix.are_given()) {
+    if (!options.mix.target_bpw.empty() && !options.mix.target_size.empty())
+      return Error("--target-bpw and --target-size are two targets; give one");
+    const auto candidates = candidates_of(options.mix, options.output);
+    if (!candidates) return Error(candidates.error());
+    auto method = parse_method(text, candidates->front());
+    if (!method) return std::move(method).error();
+    parsed.recipe = *method;
+  } else if (options.mix.dry_run) {
+    return Error("--dry-run shows what --target-bpw or --target-size choose; give one of them");
+  } else if (!text.empty()) {
     auto recipe = parse_tensor_recipe(text.starts_with("w=") ? text.substr(2) : text);
     if (!recipe) return std::move(recipe).error();
     parsed.recipe = *recipe;
@@ -98,6 +110,17 @@ Exit run(const Options& options, bool is_convert) {
   if (!source) return fail(source.error());
   const auto pool = make_pool(options.model);
   watch_interrupts();
+  std::optional<Mix> mix;
+  if (options.mix.are_given()) {
+    const auto candidates = candidates_of(options.mix, options.output);
+    auto chosen = choose_by_words(*source, options.mix, *candidates, *request->recipe,
+                                  request->rules, options.output, *pool);
+    if (!chosen) return fail(chosen.error());
+    mix = *std::move(chosen);
+    request->rules = mix->rules;
+    if (options.mix.dry_run)
+      return print_result(options.json ? mix_json(*mix).dump() + "\n" : mix_text(*mix));
+  }
   Result<QuantizeReport> report = [&] {
     Progress progress(is_convert ? "converting" : "quantizing");
     request->progress = [&](std::string_view tensor, std::int64_t n_done, std::int64_t n_total) {
@@ -121,7 +144,12 @@ Exit run(const Options& options, bool is_convert) {
     test = *tested;
     if (!test) spdlog::warn("{}", skipped);
   }
-  return print_result(options.json ? to_json(*report, test).dump() + "\n" : to_text(*report, test));
+  if (options.json) {
+    ordered_json object = to_json(*report, test);
+    if (mix) object["mix"] = mix_json(*mix);
+    return print_result(object.dump() + "\n");
+  }
+  return print_result((mix ? mix_text(*mix) : std::string()) + to_text(*report, test));
 }
 
 void add(CLI::App& command, Context& context, bool is_convert) {
@@ -139,6 +167,7 @@ void add(CLI::App& command, Context& context, bool is_convert) {
                     "PATTERN=RECIPE or PATTERN=keep for tensors whose name matches; the first "
                     "match decides")
         ->take_all();
+    add_mix_options(command, options->mix);
     command.add_option("--fallback", options->fallback,
                        "scheme for tensors that the wanted one does not fit");
   }

@@ -34,6 +34,13 @@ Result<Rule> parse_rule(std::string_view text) {
   return rule;
 }
 
+const Rule* rule_for(const std::vector<Rule>& rules, const ModelTensor& tensor) {
+  for (const Rule& rule : rules) {
+    if (matches(rule, tensor)) return &rule;
+  }
+  return nullptr;
+}
+
 Result<ModelPlan> plan_tensors(
     const ModelFile& model, const std::optional<TensorRecipe>& recipe,
     const std::vector<Rule>& rules, const std::optional<TensorRecipe>& fallback,

@@ -25,6 +25,9 @@ struct Rule {
 /// PATTERN=RECIPE or PATTERN=keep. A rule has no transforms: they are the whole model's.
 Result<Rule> parse_rule(std::string_view text);
 
+/// The first rule whose pattern matches the tensor, or null.
+const Rule* rule_for(const std::vector<Rule>& rules, const ModelTensor& tensor);
+
 struct Fallback {
   std::string tensor, wanted, used, reason;
 };

@@ -5,6 +5,9 @@
 
 #include <filesystem>
 
+#include "lowbit/base/assert.h"
+#include "lowbit/io/layout.h"
+#include "lowbit/io/lowbit_convention.h"
 #include "lowbit/model/tensor_names.h"
 #include "lowbit/model/tokenizer_export.h"
 
@@ -89,6 +92,19 @@ Result<Container> container_of(const std::string& output) {
 Status fits(Container container, const Scheme& scheme, const ModelTensor& tensor) {
   return container == Container::gguf ? fits_gguf(scheme, tensor.shape)
                                       : fits_lowbit(scheme, tensor.shape);
+}
+
+std::int64_t stored_bytes(Container container, const Scheme& scheme, const ModelTensor& tensor) {
+  std::int64_t n_bytes = 0;
+  if (container == Container::gguf) {
+    const BlockLayout* layout = layout_for_scheme(scheme);
+    LOWBIT_ASSERT(layout != nullptr);
+    n_bytes = tensor.rows() * (tensor.cols() / layout->n_numbers) * layout->n_bytes;
+  } else {
+    for (const convention::PlaneInfo& plane : convention::plane_infos(scheme, tensor.shape))
+      n_bytes += plane.n_bytes;
+  }
+  return n_bytes;
 }
 
 Result<ModelWriter> ModelWriter::create(const ModelFile& source, const std::string& output,

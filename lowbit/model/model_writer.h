@@ -23,6 +23,8 @@ Result<Container> container_of(const std::string& output);
 
 /// Whether the container can hold the tensor in this scheme; the error says what to do.
 Status fits(Container container, const Scheme& scheme, const ModelTensor& tensor);
+/// What the tensor takes there in a scheme that fits, scales and zeros included.
+std::int64_t stored_bytes(Container container, const Scheme& scheme, const ModelTensor& tensor);
 
 struct OutputTensor {
   const ModelTensor* source = nullptr;
