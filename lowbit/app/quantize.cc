@@ -58,11 +58,8 @@ Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
     parsed.rules.push_back(*rule);
   }
   if (!options.fallback.empty()) {
-    auto fallback = parse_tensor_recipe(options.fallback);
+    auto fallback = parse_fallback(options.fallback);
     if (!fallback) return std::move(fallback).error();
-    if (Status status = check_no_transforms(*fallback, "--fallback"); !status) {
-      return std::move(status).error();
-    }
     parsed.fallback = *fallback;
   }
   return parsed;
@@ -160,7 +157,8 @@ void add(CLI::App& command, Context& context, bool is_convert) {
     command.add_option("-m,--model", options->model.model, "a .gguf file or a model folder")
         ->required();
     command.add_option("scheme", options->scheme,
-                       "scheme of the weights, such as int4.g32 (see lowbit formats)");
+                       "scheme of the weights, such as int4.g32 (see lowbit formats), or a mix "
+                       "of llama.cpp, such as Q4_K_M");
     command.add_option("--recipe", options->recipe, "[TRANSFORM+]...[METHOD:]SCHEME, see below");
     command
         .add_option("--rule", options->rules,
@@ -169,7 +167,8 @@ void add(CLI::App& command, Context& context, bool is_convert) {
         ->take_all();
     add_mix_options(command, options->mix);
     command.add_option("--fallback", options->fallback,
-                       "scheme for tensors that the wanted one does not fit");
+                       "scheme for tensors that the wanted one does not fit, or llama: what "
+                       "llama.cpp takes there");
   }
   command.add_option("-o,--output", options->output, "X.gguf, or DIR/ for a safetensors folder")
       ->required();
@@ -190,6 +189,7 @@ void add_quantize(CLI::App& parser, Context& context) {
       recipe_help() +
       "\nExamples:\n"
       "  lowbit quantize -m model.gguf q4_0 -o model-q4_0.gguf\n"
+      "  lowbit quantize -m model.gguf Q4_K_M -o model-q4_k_m.gguf\n"
       "  lowbit quantize -m model/ --recipe rtn:int4.g128 --rule '*embed_tokens*=q8_0' -o "
       "model-int4/\n"
       "  lowbit quantize -m model.gguf q4_k --fallback q5_0 -o model-q4_k.gguf");

@@ -4,14 +4,34 @@
 #include <fmt/format.h>
 #include <fnmatch.h>
 
+#include <algorithm>
+
+#include "lowbit/compress/llama_mixes.h"
+
 namespace lowbit {
 namespace {
 
-constexpr std::string_view keep_word = "keep";
+constexpr std::string_view keep_word = "keep", llama_word = "llama", plain_method = "rtn";
 
 bool matches(const Rule& rule, const ModelTensor& tensor) {
   return fnmatch(rule.pattern.c_str(), tensor.name.c_str(), 0) == 0 ||
          fnmatch(rule.pattern.c_str(), tensor.stored_name.c_str(), 0) == 0;
+}
+
+/// What is tried, in this order, for a tensor that `wanted` does not fit.
+std::vector<TensorRecipe> fallbacks_of(const FallbackChoice& choice, bool is_mix,
+                                       const TensorRecipe& wanted) {
+  if (choice.recipe) return {*choice.recipe};
+  std::vector<TensorRecipe> candidates;
+  if (!choice.llama_table && !is_mix) return candidates;
+  TensorRecipe next = wanted;
+  while (auto scheme = llama_fallback(next.scheme)) {
+    next.scheme = *scheme;
+    // Nothing is left to choose in a plain float.
+    if (is_plain_float(next.scheme)) next.rounder = *rounder_named(plain_method);
+    candidates.push_back(next);
+  }
+  return candidates;
 }
 
 }  // namespace
@@ -41,11 +61,22 @@ const Rule* rule_for(const std::vector<Rule>& rules, const ModelTensor& tensor) 
   return nullptr;
 }
 
-Result<ModelPlan> plan_tensors(
-    const ModelFile& model, const std::optional<TensorRecipe>& recipe,
-    const std::vector<Rule>& rules, const std::optional<TensorRecipe>& fallback,
-    const std::function<Status(const Scheme&, const ModelTensor&)>& fits) {
+Result<FallbackChoice> parse_fallback(std::string_view text) {
+  if (text == llama_word) return FallbackChoice{.recipe = {}, .llama_table = true};
+  auto recipe = parse_tensor_recipe(text);
+  if (!recipe) return std::move(recipe).error();
+  if (Status status = check_no_transforms(*recipe, "--fallback"); !status) {
+    return std::move(status).error();
+  }
+  return FallbackChoice{.recipe = *recipe};
+}
+
+Result<ModelPlan> plan_tensors(const ModelFile& model, const std::optional<TensorRecipe>& recipe,
+                               const std::vector<Rule>& rules, const FallbackChoice& fallback,
+                               const std::function<Status(const Scheme&, const ModelTensor&)>& fits,
+                               bool calibrated) {
   ModelPlan plan;
+  std::int64_t n_blind = 0;  // matrices that llama-quantize would not make without an imatrix
   std::vector<bool> rule_used(rules.size(), false);
   for (const ModelTensor& tensor : model.tensors()) {
     TensorPlan entry{.tensor = &tensor, .recipe = {}, .scheme = tensor.scheme};
@@ -58,17 +89,33 @@ Result<ModelPlan> plan_tensors(
         break;
       }
     }
+    const LlamaMix* mix = entry.recipe ? entry.recipe->mix : nullptr;
+    if (mix != nullptr) {
+      entry.recipe->scheme =
+          llama_mix_scheme(*mix, model.config(), tensor.name, tensor.cols(), calibrated);
+      entry.recipe->mix = nullptr;
+    }
     if (entry.recipe) entry.scheme = entry.recipe->scheme;
     if (Status status = fits(entry.scheme, tensor); !status) {
-      if (!fallback || !tensor.is_matrix()) return std::move(status).error().in(tensor.name);
-      if (Status second = fits(fallback->scheme, tensor); !second) {
-        return std::move(second).error().in(
-            fmt::format("{}: the fallback does not fit either", tensor.name));
+      if (!tensor.is_matrix()) return std::move(status).error().in(tensor.name);
+      const std::vector<TensorRecipe> candidates = fallbacks_of(
+          fallback, mix != nullptr,
+          entry.recipe.value_or(TensorRecipe{*rounder_named(plain_method), entry.scheme}));
+      const auto second = std::ranges::find_if(candidates, [&](const TensorRecipe& candidate) {
+        return fits(candidate.scheme, tensor).has_value();
+      });
+      if (second == candidates.end()) {
+        Error error = std::move(status).error().in(tensor.name);
+        if (candidates.empty()) return error;
+        return Error(error.message() + "; the fallback does not fit either");
       }
-      plan.fallbacks.push_back({tensor.name, to_string(entry.scheme), to_string(fallback->scheme),
+      plan.fallbacks.push_back({tensor.name, to_string(entry.scheme), to_string(second->scheme),
                                 status.error().message()});
-      entry.recipe = fallback;
-      entry.scheme = fallback->scheme;
+      entry.recipe = *second;
+      entry.scheme = second->scheme;
+    }
+    if (mix != nullptr && !calibrated && llama_wants_imatrix(*mix, entry.scheme, tensor.name)) {
+      ++n_blind;
     }
     // A tensor that already is in its scheme would only lose by being rounded again.
     if (entry.recipe && entry.scheme == tensor.scheme) entry.recipe.reset();
@@ -81,6 +128,12 @@ Result<ModelPlan> plan_tensors(
                       "`lowbit inspect` lists the names",
                       rules[i].pattern));
     }
+  }
+  if (n_blind != 0) {
+    plan.notes.push_back(fmt::format(
+        "{} matrices get about two bits without knowing their inputs; llama-quantize refuses that: "
+        "give --imatrix FILE, or --calibration",
+        n_blind));
   }
   return plan;
 }

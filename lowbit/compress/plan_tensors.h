@@ -28,6 +28,14 @@ Result<Rule> parse_rule(std::string_view text);
 /// The first rule whose pattern matches the tensor, or null.
 const Rule* rule_for(const std::vector<Rule>& rules, const ModelTensor& tensor);
 
+/// What a tensor gets that its scheme does not fit: another recipe, or what llama.cpp's table says.
+struct FallbackChoice {
+  std::optional<TensorRecipe> recipe = {};
+  bool llama_table = false;  // a mix implies it where there is no recipe
+};
+/// "llama" or a recipe for single tensors.
+Result<FallbackChoice> parse_fallback(std::string_view text);
+
 struct Fallback {
   std::string tensor, wanted, used, reason;
 };
@@ -41,14 +49,16 @@ struct TensorPlan {
 struct ModelPlan {
   std::vector<TensorPlan> tensors;  // in the order of the model
   std::vector<Fallback> fallbacks;
+  std::vector<std::string> notes;  // what people should know about the choice
 };
 
 /// fits: whether the place where the tensor goes can hold it in this scheme. Vectors (norms,
-/// biases) are kept. Errors: a scheme that does not fit and no fallback that does, a rule that
-/// matches no tensor.
-Result<ModelPlan> plan_tensors(
-    const ModelFile& model, const std::optional<TensorRecipe>& recipe,
-    const std::vector<Rule>& rules, const std::optional<TensorRecipe>& fallback,
-    const std::function<Status(const Scheme&, const ModelTensor&)>& fits);
+/// biases) are kept. calibrated: something will be known about the inputs, which llama.cpp's mixes
+/// ask. Errors: a scheme that does not fit and no fallback that does, a rule that matches no
+/// tensor.
+Result<ModelPlan> plan_tensors(const ModelFile& model, const std::optional<TensorRecipe>& recipe,
+                               const std::vector<Rule>& rules, const FallbackChoice& fallback,
+                               const std::function<Status(const Scheme&, const ModelTensor&)>& fits,
+                               bool calibrated = false);
 
 }  // namespace lowbit

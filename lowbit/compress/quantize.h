@@ -22,7 +22,7 @@ namespace lowbit {
 struct QuantizeOptions {
   std::optional<TensorRecipe> recipe;  // nothing: only the container changes (convert)
   std::vector<Rule> rules;
-  std::optional<TensorRecipe> fallback;
+  FallbackChoice fallback;
   std::string output;
   /// False stops; nothing is left behind.
   std::function<bool(std::string_view tensor, std::int64_t n_done, std::int64_t n_total)> progress =

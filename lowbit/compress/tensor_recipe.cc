@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <optional>
 #include <utility>
 
 #include "lowbit/base/edit_distance.h"
+#include "lowbit/compress/llama_mixes.h"
 
 namespace lowbit {
 namespace {
@@ -58,6 +60,22 @@ Error unknown_word(std::string_view word) {
   return Error(
       fmt::format("there is no method or transform '{}'{}; methods are {}; transforms are {}", word,
                   suggestion(word), names_of(rounder_list()), names_of(transform_list())));
+}
+
+/// The error of parse_scheme, or the mix that was meant if the text looks like one.
+Error unknown_scheme(std::string_view text, const Error& error) {
+  std::string upper(text);
+  for (char& letter : upper) {
+    letter = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
+  }
+  const auto distance = [&](const LlamaMix& mix) { return edit_distance(upper, mix.name); };
+  const auto nearest = std::ranges::min_element(llama_mix_list(), {}, distance);
+  constexpr std::size_t one_letter = 1;
+  const bool looks_like_a_mix =
+      text.find('_') != std::string_view::npos && text.find('.') == std::string_view::npos;
+  if (!looks_like_a_mix || distance(*nearest) > one_letter) return error;
+  return Error(
+      fmt::format("there is no scheme and no mix '{}'; did you mean '{}'?", text, nearest->name));
 }
 
 /// What both of two transforms would decide, so that only one of them can stand in a recipe.
@@ -144,7 +162,11 @@ Result<TensorRecipe> parse_tensor_recipe(std::string_view text) {
   }
   if (recipe.rounder == nullptr) recipe.rounder = rounder_or_null(default_method);
   auto scheme = parse_scheme(scheme_text);
-  if (!scheme) return std::move(scheme).error().in(place);
+  if (!scheme) {
+    recipe.mix = llama_mix_named(scheme_text);
+    if (recipe.mix == nullptr) return unknown_scheme(scheme_text, scheme.error()).in(place);
+    scheme = parse_scheme(recipe.mix->scheme);
+  }
   recipe.scheme = *scheme;
   if (Status status = check_order(recipe); !status) return std::move(status).error().in(place);
   return recipe;
@@ -153,10 +175,18 @@ Result<TensorRecipe> parse_tensor_recipe(std::string_view text) {
 std::string to_string(const TensorRecipe& recipe) {
   std::string text;
   for (const Transform* transform : recipe.transforms) text += std::string(transform->name) + '+';
-  return fmt::format("{}{}:{}", text, recipe.rounder->name, to_string(recipe.scheme));
+  return fmt::format(
+      "{}{}:{}", text, recipe.rounder->name,
+      recipe.mix != nullptr ? std::string(recipe.mix->name) : to_string(recipe.scheme));
 }
 
 Status check_no_transforms(const TensorRecipe& recipe, std::string_view place) {
+  if (recipe.mix != nullptr) {
+    return Error(
+        fmt::format("{} is a mix of schemes for a whole model and cannot stand in {}; write "
+                    "'{}:{}' there",
+                    recipe.mix->name, place, recipe.rounder->name, recipe.mix->scheme));
+  }
   if (recipe.transforms.empty()) return ok();
   TensorRecipe without = recipe;
   without.transforms.clear();
@@ -172,6 +202,9 @@ std::string recipe_help() {
   for (const Transform& transform : transform_list()) {
     text += fmt::format("  {:<12} {}\n", transform.name, transform.summary);
   }
+  text +=
+      fmt::format("In place of a scheme, llama.cpp's mixes, in capitals where both exist:\n  {}\n",
+                  names_of(llama_mix_list()));
   return text;
 }
 

@@ -3,6 +3,7 @@
 // easier to round, the method (a rounder) chooses codes, the scheme says what they mean:
 //   int4.g128     gptq:int4.g128     hadamard+gptq:mxfp4     smoothquant+rtn:int8.channel
 //   awq:int4.g128, which is awq+rtn:int4.g128
+// In place of a scheme may stand one of llama.cpp's mixes: gptq:Q4_K_M.
 #pragma once
 
 #include <string>
@@ -15,10 +16,13 @@
 
 namespace lowbit {
 
+struct LlamaMix;
+
 struct TensorRecipe {
   const Rounder* rounder = nullptr;
-  Scheme scheme;
+  Scheme scheme;                                  // with a mix, of most matrices
   std::vector<const Transform*> transforms = {};  // of the whole model, in order
+  const LlamaMix* mix = nullptr;  // chooses the scheme of every matrix; plan_tensors asks it
 };
 /// Errors: a word or a scheme that does not exist, with the one that is nearest; words in an order
 /// or a combination that cannot be, with what can.
@@ -26,7 +30,8 @@ Result<TensorRecipe> parse_tensor_recipe(std::string_view text);
 /// The recipe in full, as parse_tensor_recipe reads it: "awq+rtn:int4.g128".
 std::string to_string(const TensorRecipe& recipe);
 
-/// An error where the recipe has transforms: for places that give a recipe to single tensors.
+/// An error where the recipe has transforms or is a mix: for places that give a recipe to single
+/// tensors.
 Status check_no_transforms(const TensorRecipe& recipe, std::string_view place);
 
 /// All methods and transforms, a few lines for --help.

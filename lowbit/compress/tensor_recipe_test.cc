@@ -61,6 +61,22 @@ TEST(TensorRecipe, SaysWhatIsPossibleInstead) {
   EXPECT_NE(error_of("awq").find("the scheme is missing"), std::string::npos);
 }
 
+TEST(TensorRecipe, TakesAMixForAScheme) {
+  for (const std::string_view text : {"Q4_K_M", "q4_k_m", "rtn:Q4_K_M", "Q4_K"}) {
+    const auto recipe = parse_tensor_recipe(text);
+    ASSERT_TRUE(recipe) << recipe.error().message();
+    EXPECT_EQ(to_string(*recipe), "rtn:Q4_K_M");
+  }
+  // Small letters are the scheme where there is one of that name.
+  EXPECT_EQ(parse_tensor_recipe("q4_0")->mix, nullptr);
+  EXPECT_NE(parse_tensor_recipe("Q4_0")->mix, nullptr);
+  EXPECT_NE(error_of("q4_k_n").find("did you mean 'Q4_K_"), std::string::npos);
+  EXPECT_NE(error_of("IQ3_XL").find("did you mean 'IQ3_X"), std::string::npos);
+  const auto rule = parse_rule("*.v_proj.weight=Q4_K_M");
+  ASSERT_FALSE(rule);
+  EXPECT_NE(rule.error().message().find("write 'rtn:q4_k' there"), std::string::npos);
+}
+
 TEST(TensorRecipe, RulesHaveNoTransforms) {
   const auto rule = parse_rule("*.v_proj.weight=hadamard+rtn:q8_0");
   ASSERT_FALSE(rule);
