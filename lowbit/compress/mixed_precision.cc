@@ -176,7 +176,7 @@ class Chooser {
 
   /// Everything that would be written; nothing stays on the disk.
   Result<std::int64_t> file_bytes(const std::vector<Rule>& rules) const {
-    auto plan = plan_tensors(file_, std::nullopt, rules, std::nullopt,
+    auto plan = plan_tensors(file_, std::nullopt, rules, FallbackChoice(),
                              [&](const Scheme& scheme, const ModelTensor& tensor) {
                                return fits(container_, scheme, tensor);
                              });
