@@ -10,6 +10,7 @@
 #include "lowbit/app/command.h"
 #include "lowbit/app/interrupt.h"
 #include "lowbit/app/model_options.h"
+#include "lowbit/app/sweep.h"
 #include "lowbit/app/terminal.h"
 #include "lowbit/measure/evaluate.h"
 #include "lowbit/measure/model_work.h"
@@ -21,7 +22,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   ModelOptions model;
-  std::string text, reference, protocol = "llama";
+  std::string text, reference, protocol = "llama", sweep, output;
   std::int64_t n_ctx = 512, max_windows = 0;
   std::optional<double> max_kld;
   bool json = false;
@@ -88,6 +89,21 @@ Exit run(const Options& options) {
   }
   auto text = read_text(options.text);
   if (!text) return fail(text.error());
+  if (!options.sweep.empty()) {
+    const std::string output = options.output.empty()
+                                   ? std::filesystem::path(options.sweep).stem().string()
+                                   : options.output;
+    return run_sweep({.model = options.model,
+                      .list = options.sweep,
+                      .output = output,
+                      .reference = options.reference,
+                      .text_path = options.text,
+                      .text = *std::move(text),
+                      .eval = {.protocol = *protocol,
+                               .n_ctx = options.n_ctx,
+                               .max_windows = options.max_windows},
+                      .json = options.json});
+  }
   watch_interrupts();
   const auto pool = make_pool(options.model);
   auto model = load_model(options.model.model, *recipe, *pool, options.model.verbose,
@@ -143,6 +159,15 @@ void add_eval(CLI::App& parser, Context& context) {
                       "llama (second half of each window is scored) or hf (all of it)");
   command->add_option("--max-kld", options->max_kld,
                       "exit code 3 if the mean KL divergence is above this");
+  command->add_option(
+      "--sweep", options->sweep,
+      "quantize in memory by every recipe of this file, a line each "
+      "('RECIPE [--rule ...]', 'LABEL: RECIPE', a model file, '[FAMILY]', # "
+      "comments), or of the list 'standard', and compare each with the model; a=f32 "
+      "and kv=f32 unless --recipe says otherwise");
+  command->add_option("-o,--output", options->output,
+                      "PREFIX.csv, PREFIX.md and PREFIX.svg of a sweep (by default its name); "
+                      "recipes that are in PREFIX.csv are not measured again");
   command->add_flag("--json", options->json, "one JSON object on stdout");
   add_recipe_option(*command, options->model);
   add_pack_cache_option(*command, options->model);
@@ -152,7 +177,8 @@ void add_eval(CLI::App& parser, Context& context) {
       "  lowbit eval -m model.gguf --text book.txt\n"
       "  lowbit eval -m model-q4_0.gguf --reference model-f16.gguf --text book.txt --max-kld 0.05\n"
       "  lowbit eval -m model-f16.gguf --recipe w=rtn:int4.g128,a=f32 --reference model-f16.gguf "
-      "--text book.txt");
+      "--text book.txt\n"
+      "  lowbit eval -m model-f16.gguf --text book.txt --sweep recipes.txt -o quality");
   command->callback([options, &context] { context.exit = run(*options); });
 }
 

@@ -48,10 +48,40 @@ struct EvalReport {
   std::optional<Divergence> divergence;
 };
 
+/// A text as the models read it: windows of n_ctx ids, and which of their predictions count.
+struct EvalWindows {
+  std::int64_t n_ctx = 0, first_scored = 0;  // positions first_scored .. n_ctx-2 of each window
+  std::vector<std::vector<TokenId>> ids = {};
+  std::int64_t n_scored_each() const { return n_ctx - 1 - first_scored; }
+  std::int64_t n_scored() const { return n_scored_each() * static_cast<std::int64_t>(ids.size()); }
+};
+/// Errors: a text of less than one window, a window beyond the context.
+Result<EvalWindows> cut_windows(const Tokenizer& tokenizer, const ModelConfig& config,
+                                std::string_view text, const EvalOptions& options);
+
+/// The logits of a reference at every scored position, kept so that many models are compared with
+/// it while it runs once.
+struct KeptLogits {
+  std::int64_t n_vocab = 0;
+  std::vector<float> values;  // (scored positions, n_vocab) row-major
+  static std::int64_t n_bytes(const EvalWindows& windows, const ModelConfig& config) {
+    return windows.n_scored() * config.n_vocab * static_cast<std::int64_t>(sizeof(float));
+  }
+};
+Result<KeptLogits> keep_logits(LoadedModel& reference, const EvalWindows& windows,
+                               const EvalProgress& progress);
+
 /// Errors: a text of less than one window, a window beyond the context, models whose tokenizers
 /// differ.
 Result<EvalReport> evaluate(LoadedModel& model, LoadedModel* reference, std::string_view text,
                             ThreadPool& pool, const EvalOptions& options);
+/// The same of ids, for models without a tokenizer of their own; both give the same report. Errors:
+/// an id or a window that a model does not take, vocabularies that differ.
+Result<EvalReport> evaluate(LoadedModel& model, LoadedModel* reference, const EvalWindows& windows,
+                            ThreadPool& pool, const EvalProgress& progress);
+Result<EvalReport> evaluate(LoadedModel& model, const KeptLogits& reference,
+                            const EvalWindows& windows, ThreadPool& pool,
+                            const EvalProgress& progress);
 
 /// Quantile of values by linear interpolation between order statistics; q in [0, 1].
 double quantile(std::vector<double>& values, double q);

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+// Points that are in the table already are not measured again, and the table is written after each
+// one, so that an interrupted sweep goes on where it stopped. The logits of the teacher are kept
+// where memory allows; otherwise it runs again beside every point.
+#include "lowbit/app/sweep.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "lowbit/app/interrupt.h"
+#include "lowbit/app/terminal.h"
+#include "lowbit/compress/quantize.h"
+#include "lowbit/io/layout.h"
+#include "lowbit/measure/sweep.h"
+#include "lowbit/model/model_writer.h"
+
+namespace lowbit::app {
+namespace {
+
+using nlohmann::ordered_json;
+
+/// What a line of the list asks for.
+struct Request {
+  SweepLine line;
+  Recipe run;  // a= and kv=
+  std::optional<TensorRecipe> recipe;
+  std::vector<Rule> rules;
+  std::optional<TensorRecipe> fallback;
+  bool is_file = false;  // the line is a model that somebody else made
+};
+
+/// A recipe made into a model that can run.
+struct Made {
+  std::unique_ptr<LoadedModel> model;
+  double bits_per_weight = 0, seconds = 0;
+  std::string note;
+};
+
+Result<std::string> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.is_open() || file.bad()) return Error(fmt::format("cannot read {}", path));
+  return text;
+}
+
+/// Whole or not at all.
+Status write_file(const std::string& path, std::string_view text) {
+  const std::string temporary = path + ".new";
+  std::ofstream file(temporary, std::ios::binary);
+  file.write(text.data(), static_cast<std::streamsize>(text.size()));
+  file.close();
+  std::error_code failure;
+  if (file) std::filesystem::rename(temporary, path, failure);
+  if (file && !failure) return ok();
+  std::filesystem::remove(temporary, failure);
+  return Error(fmt::format("cannot write {}", path));
+}
+
+bool is_model_path(std::string_view word) {
+  return word.ends_with(".gguf") || word.find('/') != word.npos;
+}
+
+/// The weights of "w=X,a=Y" as a recipe, the rest into `run`.
+Result<TensorRecipe> recipe_of(const std::string& word, Recipe& run) {
+  std::string weights;
+  std::istringstream parts(word);
+  for (std::string part; std::getline(parts, part, ',');) {
+    if (part.starts_with("a=") || part.starts_with("kv=")) {
+      auto rest = parse_recipe(part);
+      if (!rest) return std::move(rest).error();
+      if (part.starts_with("a=")) run.activations = rest->activations;
+      if (part.starts_with("kv=")) run.kv = rest->kv;
+    } else {
+      weights += (weights.empty() ? "" : ",") + part;
+    }
+  }
+  return parse_tensor_recipe(weights.starts_with("w=") ? weights.substr(2) : weights);
+}
+
+Result<Request> request_of(const SweepLine& line, const Recipe& run) {
+  Request request{.line = line, .run = run, .recipe = {}, .rules = {}, .fallback = {}};
+  std::istringstream words(line.text);
+  std::string word;
+  words >> word;
+  request.is_file = is_model_path(word);
+  if (request.is_file) {
+    std::string more;
+    if (words >> more) return Error(fmt::format("a model file has no options: {}", more));
+    return request;
+  }
+  auto recipe = recipe_of(word, request.run);
+  if (!recipe) return std::move(recipe).error();
+  request.recipe = *std::move(recipe);
+  while (words >> word) {
+    std::string value;
+    const bool is_known = word == "--rule" || word == "--fallback";
+    if (!is_known) return Error(fmt::format("{} is no option of a recipe in a sweep", word));
+    if (!(words >> value)) return Error(fmt::format("{} has no value", word));
+    if (word == "--rule") {
+      auto rule = parse_rule(value);
+      if (!rule) return std::move(rule).error();
+      request.rules.push_back(*std::move(rule));
+    } else {
+      auto fallback = parse_tensor_recipe(value);
+      if (!fallback) return std::move(fallback).error();
+      request.fallback = *std::move(fallback);
+    }
+  }
+  return request;
+}
+
+/// Bits of a matrix as GGUF stores it where it has a type for the scheme, else as a folder does.
+double bits_of(const Scheme& scheme, const ModelTensor& tensor) {
+  const auto bits = gguf_bits_per_weight(scheme);
+  return bits ? *bits : planar_bits_per_weight(scheme, tensor.rows(), tensor.cols());
+}
+
+Result<Made> make(const ModelFile& source, const Request& request, ThreadPool& pool) {
+  const auto start = std::chrono::steady_clock::now();
+  Made made;
+  LoadOptions options;
+  if (request.is_file) {
+    auto file = ModelFile::open(request.line.text);
+    if (!file) return std::move(file).error();
+    made.bits_per_weight = file->bits_per_weight();
+    auto model = LoadedModel::load(*file, request.run, pool, std::move(options));
+    if (!model) return std::move(model).error();
+    made.model = *std::move(model);
+    return made;
+  }
+  auto plan =
+      plan_tensors(source, request.recipe, request.rules, request.fallback,
+                   [](const Scheme& scheme, const ModelTensor& tensor) {
+                     const bool in_gguf = gguf_bits_per_weight(scheme).has_value();
+                     return fits(in_gguf ? Container::gguf : Container::folder, scheme, tensor);
+                   });
+  if (!plan) return std::move(plan).error();
+  std::map<std::string, TensorTransform, std::less<>> transforms;
+  double n_bits = 0, n_numbers = 0;
+  for (const TensorPlan& entry : plan->tensors) {
+    if (!entry.tensor->is_matrix()) continue;
+    const auto n = static_cast<double>(entry.tensor->rows() * entry.tensor->cols());
+    n_bits += n * bits_of(entry.scheme, *entry.tensor);
+    n_numbers += n;
+    if (!entry.recipe) continue;
+    auto transform = requantizing(to_string(*entry.recipe), pool);
+    if (!transform) return std::move(transform).error();
+    transforms.emplace(entry.tensor->name, *std::move(transform));
+  }
+  options.transform = [&](std::string_view name,
+                          QuantizedTensor tensor) -> Result<QuantizedTensor> {
+    const auto at = transforms.find(name);
+    if (at == transforms.end()) return tensor;
+    return at->second(name, std::move(tensor));
+  };
+  Progress progress(fmt::format("quantizing {}", request.line.label));
+  options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
+    return progress(n_done, n_total);
+  };
+  auto model = LoadedModel::load(source, request.run, pool, std::move(options));
+  if (!model) return std::move(model).error();
+  made.model = *std::move(model);
+  made.bits_per_weight = n_bits / n_numbers;
+  if (!plan->fallbacks.empty())
+    made.note = fmt::format("{} tensors fell back", plan->fallbacks.size());
+  made.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return made;
+}
+
+/// The model that all points are compared with, or what it said.
+class Judge {
+ public:
+  static Result<Judge> create(const SweepOptions& options, ThreadPool& pool) {
+    Judge judge;
+    const std::string& path = options.reference.empty() ? options.model.model : options.reference;
+    auto teacher = load_model(path, exact_recipe(), pool, options.model.verbose);
+    if (!teacher) return std::move(teacher).error();
+    judge.teacher_ = *std::move(teacher);
+    const ModelConfig& config = judge.teacher_->weights().config;
+    auto windows = cut_windows(judge.teacher_->tokenizer(), config, options.text, options.eval);
+    if (!windows) return std::move(windows).error().in(options.text_path);
+    judge.windows_ = *std::move(windows);
+    constexpr std::int64_t most_bytes = std::int64_t{2} << 30;  // beyond, the teacher runs again
+    if (KeptLogits::n_bytes(judge.windows_, config) > most_bytes) return judge;
+    Progress progress("reading the text with the source");
+    auto kept = keep_logits(
+        *judge.teacher_, judge.windows_,
+        [&](std::int64_t n_done, std::int64_t n_total) { return progress(n_done, n_total); });
+    if (!kept) return std::move(kept).error();
+    judge.kept_ = *std::move(kept);
+    judge.teacher_.reset();
+    return judge;
+  }
+
+  Result<EvalReport> operator()(LoadedModel& model, ThreadPool& pool,
+                                const EvalProgress& progress) const {
+    if (kept_) return evaluate(model, *kept_, windows_, pool, progress);
+    return evaluate(model, teacher_.get(), windows_, pool, progress);
+  }
+
+ private:
+  std::unique_ptr<LoadedModel> teacher_;
+  std::optional<KeptLogits> kept_;
+  EvalWindows windows_;
+};
+
+Result<SweepPoint> measure(const ModelFile& source, const Request& request, const Judge& judge,
+                           ThreadPool& pool) {
+  auto made = make(source, request, pool);
+  if (!made) return std::move(made).error();
+  Progress progress(fmt::format("evaluating {}", request.line.label));
+  auto report = judge(*made->model, pool, [&](std::int64_t n_done, std::int64_t n_total) {
+    return progress(n_done, n_total);
+  });
+  if (!report) return std::move(report).error();
+  const Divergence& d = *report->divergence;
+  return SweepPoint{.family = request.line.family,
+                    .label = request.line.label,
+                    .text = request.line.text,
+                    .bits_per_weight = made->bits_per_weight,
+                    .kld_mean = d.kld_mean,
+                    .kld_stderr = d.kld_stderr,
+                    .kld_median = d.kld_median,
+                    .kld_p99 = d.kld_p99,
+                    .kld_max = d.kld_max,
+                    .top1_agreement = d.top1_agreement,
+                    .top1_stderr = d.top1_stderr,
+                    .perplexity = report->perplexity,
+                    .seconds = made->seconds,
+                    .note = made->note};
+}
+
+ordered_json to_json(const SweepSetting& setting, const std::vector<SweepPoint>& points) {
+  const auto front = pareto_front(points);
+  ordered_json rows = ordered_json::array();
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const SweepPoint& point = points[i];
+    rows.push_back({{"family", point.family},
+                    {"label", point.label},
+                    {"recipe", point.text},
+                    {"bits_per_weight", point.bits_per_weight},
+                    {"kld_mean", point.kld_mean},
+                    {"kld_stderr", point.kld_stderr},
+                    {"kld_median", point.kld_median},
+                    {"kld_p99", point.kld_p99},
+                    {"kld_max", point.kld_max},
+                    {"top1_agreement", point.top1_agreement},
+                    {"top1_stderr", point.top1_stderr},
+                    {"perplexity", point.perplexity},
+                    {"seconds", point.seconds},
+                    {"front", static_cast<bool>(front[i])},
+                    {"note", point.note}});
+  }
+  return {{"model", setting.model},
+          {"text", setting.text},
+          {"protocol", setting.protocol},
+          {"points", std::move(rows)}};
+}
+
+std::string file_name(const std::string& path) {
+  const std::filesystem::path whole(path);
+  return (whole.has_filename() ? whole : whole.parent_path()).filename().string();
+}
+
+SweepSetting setting_of(const SweepOptions& options, const Recipe& run) {
+  const std::string& path = options.reference.empty() ? options.model.model : options.reference;
+  const EvalOptions& eval = options.eval;
+  const std::string amount =
+      eval.max_windows > 0 ? fmt::format("at most {} windows", eval.max_windows) : "windows";
+  return {file_name(path),
+          fmt::format("{}, {} bytes", file_name(options.text_path), options.text.size()),
+          fmt::format("{}, {} of {} tokens, {}", name_of(eval.protocol), amount, eval.n_ctx,
+                      to_string(Recipe{{}, run.activations, run.kv}))};
+}
+
+Result<std::vector<Request>> requests_of(const SweepOptions& options, const Recipe& run) {
+  constexpr std::string_view standard = "standard";
+  std::string text(standard_sweep());
+  if (options.list != standard) {
+    auto list = read_file(options.list);
+    if (!list) return std::move(list).error();
+    text = *std::move(list);
+  }
+  auto lines = parse_sweep(text);
+  if (!lines) return std::move(lines).error().in(options.list);
+  std::vector<Request> requests;
+  for (const SweepLine& line : *lines) {
+    auto request = request_of(line, run);
+    if (!request)
+      return std::move(request).error().in(fmt::format("{}, line {}", options.list, line.number));
+    requests.push_back(*std::move(request));
+  }
+  return requests;
+}
+
+/// The points of an earlier run, if there was one.
+Result<std::vector<SweepPoint>> earlier_points(const std::string& path,
+                                               const SweepSetting& setting) {
+  if (!std::filesystem::exists(path)) return std::vector<SweepPoint>();
+  auto csv = read_file(path);
+  if (!csv) return std::move(csv).error();
+  auto points = read_sweep_csv(*csv, setting);
+  if (!points) return std::move(points).error().in(path);
+  return points;
+}
+
+}  // namespace
+
+Exit run_sweep(const SweepOptions& options) {
+  auto run = parse_recipe(options.model.recipe);
+  if (!run) return refuse(run.error());
+  if (run->weights)
+    return refuse(Error("--recipe says how the points run (a=, kv=); weights stand in the list"));
+  if (options.model.recipe.empty()) run = exact_recipe();
+  auto requests = requests_of(options, *run);
+  if (!requests) return refuse(requests.error());
+  const SweepSetting setting = setting_of(options, *run);
+  auto found = earlier_points(options.output + ".csv", setting);
+  if (!found) return fail(found.error());
+  watch_interrupts();
+  auto source = ModelFile::open(options.model.model);
+  if (!source) return fail(source.error());
+  const auto pool = make_pool(options.model);
+  std::optional<Judge> judge;  // made when the first point asks for it
+  std::vector<SweepPoint> points;
+  std::size_t n_failed = 0;
+  for (std::size_t i = 0; i < requests->size(); ++i) {
+    const SweepLine& line = (*requests)[i].line;
+    const auto known = std::ranges::find_if(*found, [&](const SweepPoint& point) {
+      return point.family == line.family && point.text == line.text;
+    });
+    if (known != found->end()) {
+      points.push_back(*known);
+      points.back().label = line.label;
+      continue;
+    }
+    if (!judge) {
+      auto created = Judge::create(options, *pool);
+      if (!created) return fail(created.error());
+      judge = *std::move(created);
+    }
+    auto point = measure(*source, (*requests)[i], *judge, *pool);
+    if (interrupted()) return fail(Error("interrupted"));
+    if (!point) {
+      spdlog::error("{} of {}: {}: {}", i + 1, requests->size(), line.label,
+                    point.error().message());
+      ++n_failed;
+      continue;
+    }
+    spdlog::info("{} of {}: {}: {:.3f} bits per weight, KL divergence {:.5f} ± {:.5f}{}{}", i + 1,
+                 requests->size(), line.label, point->bits_per_weight, point->kld_mean,
+                 point->kld_stderr, point->note.empty() ? "" : "; ", point->note);
+    points.push_back(*std::move(point));
+    // Of earlier points whose turn comes later nothing is lost.
+    std::vector<SweepPoint> table = points;
+    for (const SweepPoint& old : *found) {
+      const bool is_there = std::ranges::any_of(points, [&](const SweepPoint& each) {
+        return each.family == old.family && each.text == old.text;
+      });
+      if (!is_there) table.push_back(old);
+    }
+    if (Status status = write_file(options.output + ".csv", sweep_csv(setting, table)); !status)
+      return fail(status.error());
+  }
+  const std::string table = sweep_markdown(setting, points);
+  for (const auto& [suffix, text] :
+       {std::pair(".md", table), std::pair(".svg", sweep_svg(setting, points))}) {
+    if (Status status = write_file(options.output + suffix, text); !status)
+      return fail(status.error());
+  }
+  const Exit printed = print_result(options.json ? to_json(setting, points).dump() + "\n" : table);
+  if (printed != Exit::ok || n_failed == 0) return printed;
+  return fail(Error(fmt::format("{} of {} recipes failed", n_failed, requests->size())));
+}
+
+}  // namespace lowbit::app
