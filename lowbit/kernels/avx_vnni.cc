@@ -31,11 +31,14 @@ namespace {
 
 #include "lowbit/kernels/roof_body.h"
 
+#include "lowbit/kernels/gram_body.h"
+
 constexpr KernelTable table{.isa = Isa::avx_vnni,
                             .matmul = matmul_kernels,
                             .vector = vector_kernels,
                             .attention = attention_kernels,
-                            .roof = roof_kernels};
+                            .roof = roof_kernels,
+                            .gram = gram_kernels};
 
 }  // namespace
 }  // namespace lowbit

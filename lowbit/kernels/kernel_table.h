@@ -9,6 +9,7 @@
 #include "lowbit/base/isa.h"
 #include "lowbit/base/result.h"
 #include "lowbit/kernels/attention.h"
+#include "lowbit/kernels/gram.h"
 #include "lowbit/kernels/matmul_kernels.h"
 #include "lowbit/kernels/roof_kernels.h"
 #include "lowbit/kernels/vector_ops.h"
@@ -21,6 +22,7 @@ struct KernelTable {
   VectorKernels vector;
   AttentionKernels attention;
   RoofKernels roof;
+  GramKernels gram;
 };
 
 /// Null when the set is not compiled into this build or this CPU does not have it.
