@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The forward pass, written once: what differs between models is data (ModelConfig) and which
-// tensors are there. A step takes tokens of any number of sequences; the logits of a token depend
-// on its own sequence alone, bit for bit, however the tokens were cut into steps.
+// tensors are there (layer_pass.h says what a layer computes). A step takes tokens of any number of
+// sequences; the logits of a token depend on its own sequence alone, bit for bit, however the
+// tokens were cut into steps.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +13,10 @@
 #include "lowbit/backend/backend.h"
 #include "lowbit/base/matrix_view.h"
 #include "lowbit/runtime/kv_cache.h"
+#include "lowbit/runtime/layer_pass.h"
 #include "lowbit/runtime/weights.h"
 
 namespace lowbit {
-
-/// Consecutive tokens of one sequence, and how many of the last of them need logits.
-struct StepSequence {
-  std::span<const std::int32_t> tokens;  // ids in [0, n_vocab)
-  std::int64_t first_position = 0;       // of tokens[0]; all earlier ones are in the cache
-  const KvSequence* kv = nullptr;        // capacity for every position of the step
-  std::int64_t n_logits = 0;
-};
 
 class Forward {
  public:
@@ -33,29 +27,18 @@ class Forward {
   /// keys and values of all tokens to the cache.
   MatrixView run(std::span<const StepSequence> sequences, const KvCache& cache);
 
-  std::int64_t max_tokens() const { return max_tokens_; }
+  std::int64_t max_tokens() const { return pass_.max_tokens(); }
 
  private:
-  void load_step(std::span<const StepSequence> sequences);
-  void set_rows(std::int64_t n_rows);
-  void store_keys(const LayerWeights& layer, std::int64_t layer_index,
-                  std::span<const StepSequence> sequences, const KvCache& cache);
-  void keep_logit_rows();
-  void attend(const LayerWeights& layer, const KvCache& cache);
-  void feed_forward(const LayerWeights& layer);
-  Norm norm_by(const Tensor& w) const;
+  /// Ids of the step's rows, and which of them need logits.
+  void list_rows(std::span<const StepSequence> sequences);
 
   Backend& backend_;
   const ModelWeights& model_;
-  std::int64_t max_tokens_;
-  std::vector<double> rope_frequencies_;
-  // One row per token: residual stream, its norm, what a branch adds to it, and the branches' own.
-  std::unique_ptr<Tensor> x_, normed_, branch_, q_, k_, v_, mixed_, gate_, up_, cos_, sin_;
+  LayerPass pass_;
   std::unique_ptr<Tensor> logits_;  // made for the largest number of rows asked for so far
-  std::vector<float> host_logits_, host_cos_, host_sin_;
+  std::vector<float> host_logits_;
   std::vector<std::int32_t> ids_, logit_rows_;
-  std::vector<std::int64_t> positions_;
-  std::vector<SequenceRows> rows_;
 };
 
 }  // namespace lowbit

@@ -63,46 +63,67 @@ void want_linear(std::vector<Wanted>& wanted, const std::string& name, Linear& l
                     .is_required = needs_bias});
 }
 
+void want_vector(std::vector<Wanted>& wanted, const std::string& name,
+                 std::unique_ptr<Tensor>& vector, std::int64_t n_numbers) {
+  wanted.push_back({.name = name, .shape = {1, n_numbers}, .vector = &vector});
+}
+
+/// What a stage of a layer asks for.
+void want_stage(std::vector<Wanted>& wanted, const ModelConfig& config, std::int64_t index,
+                LayerStage stage, LayerWeights& layer) {
+  const std::int64_t d_model = config.d_model, d_ff = config.d_ff;
+  const std::int64_t d_q = config.n_heads * config.head_dim;
+  const std::int64_t d_kv = config.n_kv_heads * config.head_dim;
+  const std::string prefix = fmt::format("model.layers.{}.", index);
+  const std::string attention = prefix + "self_attn.";
+  switch (stage) {
+    case LayerStage::qkv: {
+      want_vector(wanted, prefix + "input_layernorm.weight", layer.attention_norm, d_model);
+      const bool needs_bias = config.arch->needs_qkv_bias;
+      want_linear(wanted, attention + "q_proj", layer.q, d_q, d_model, needs_bias);
+      want_linear(wanted, attention + "k_proj", layer.k, d_kv, d_model, needs_bias);
+      want_linear(wanted, attention + "v_proj", layer.v, d_kv, d_model, needs_bias);
+      if (config.arch->qk_norm) {
+        want_vector(wanted, attention + "q_norm.weight", layer.q_norm, config.head_dim);
+        want_vector(wanted, attention + "k_norm.weight", layer.k_norm, config.head_dim);
+      }
+      break;
+    }
+    case LayerStage::o:
+      want_linear(wanted, attention + "o_proj", layer.o, d_model, d_q, false);
+      break;
+    case LayerStage::gate_up:
+      want_vector(wanted, prefix + "post_attention_layernorm.weight", layer.feed_forward_norm,
+                  d_model);
+      want_linear(wanted, prefix + "mlp.gate_proj", layer.gate, d_ff, d_model, false);
+      want_linear(wanted, prefix + "mlp.up_proj", layer.up, d_ff, d_model, false);
+      break;
+    case LayerStage::down:
+      want_linear(wanted, prefix + "mlp.down_proj", layer.down, d_model, d_ff, false);
+      break;
+  }
+}
+
 /// THE list of tensors, in the order in which they are loaded: the largest first, because memory
 /// peaks while a tensor exists in the file, in planar form and packed.
 std::vector<Wanted> wanted_tensors(ModelWeights& model, bool has_head) {
   const ModelConfig& config = model.config;
-  const std::int64_t d_model = config.d_model, d_ff = config.d_ff;
-  const std::int64_t d_q = config.n_heads * config.head_dim;
-  const std::int64_t d_kv = config.n_kv_heads * config.head_dim;
   std::vector<Wanted> wanted;
-  const auto want_vector = [&](const std::string& name, std::unique_ptr<Tensor>& vector,
-                               std::int64_t n_numbers) {
-    wanted.push_back({.name = name, .shape = {1, n_numbers}, .vector = &vector});
-  };
-  wanted.push_back({.name = "model.embed_tokens.weight",
-                    .shape = {config.n_vocab, d_model},
+  wanted.push_back({.name = std::string(embedding_name),
+                    .shape = {config.n_vocab, config.d_model},
                     .matrix = &model.embedding,
                     .takes_activations = !has_head});
   if (has_head) {
-    wanted.push_back(
-        {.name = "lm_head.weight", .shape = {config.n_vocab, d_model}, .matrix = &model.head});
+    wanted.push_back({.name = std::string(head_name),
+                      .shape = {config.n_vocab, config.d_model},
+                      .matrix = &model.head});
   }
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
-    LayerWeights& layer = model.layers[i];
-    const std::string prefix = fmt::format("model.layers.{}.", i);
-    want_vector(prefix + "input_layernorm.weight", layer.attention_norm, d_model);
-    const std::string attention = prefix + "self_attn.";
-    const bool needs_bias = config.arch->needs_qkv_bias;
-    want_linear(wanted, attention + "q_proj", layer.q, d_q, d_model, needs_bias);
-    want_linear(wanted, attention + "k_proj", layer.k, d_kv, d_model, needs_bias);
-    want_linear(wanted, attention + "v_proj", layer.v, d_kv, d_model, needs_bias);
-    if (config.arch->qk_norm) {
-      want_vector(attention + "q_norm.weight", layer.q_norm, config.head_dim);
-      want_vector(attention + "k_norm.weight", layer.k_norm, config.head_dim);
+    for (const LayerStage stage : layer_stages) {
+      want_stage(wanted, config, static_cast<std::int64_t>(i), stage, model.layers[i]);
     }
-    want_linear(wanted, attention + "o_proj", layer.o, d_model, d_q, false);
-    want_vector(prefix + "post_attention_layernorm.weight", layer.feed_forward_norm, d_model);
-    want_linear(wanted, prefix + "mlp.gate_proj", layer.gate, d_ff, d_model, false);
-    want_linear(wanted, prefix + "mlp.up_proj", layer.up, d_ff, d_model, false);
-    want_linear(wanted, prefix + "mlp.down_proj", layer.down, d_model, d_ff, false);
   }
-  want_vector("model.norm.weight", model.final_norm, d_model);
+  want_vector(wanted, std::string(final_norm_name), model.final_norm, config.d_model);
   return wanted;
 }
 
@@ -199,10 +220,53 @@ Status check_shapes(const std::vector<Wanted>& wanted, const TensorSource& sourc
   return ok();
 }
 
+/// What is not required may be absent.
+void drop_absent(std::vector<Wanted>& wanted, const TensorSource& source) {
+  std::erase_if(wanted, [&](const Wanted& want) { return !source.shape(want.name); });
+}
+
+Status bind_all(std::vector<Wanted>& wanted, const TensorSource& source, Backend& backend,
+                const LoadOptions& options) {
+  if (auto checked = check_shapes(wanted, source); !checked) return checked;
+  drop_absent(wanted, source);
+  for (const Wanted& want : wanted) {
+    if (auto bound = bind(want, source, backend, options); !bound) {
+      return std::move(bound).error().in(want.name);
+    }
+  }
+  return ok();
+}
+
 }  // namespace
 
 std::unique_ptr<TensorSource> tensors_of(const ModelFile& file, ThreadPool& pool) {
   return std::make_unique<FileTensors>(file, pool);
+}
+
+std::vector<std::string> stage_matrices(std::int64_t layer, LayerStage stage) {
+  const auto named = [&](std::initializer_list<std::string_view> matrices) {
+    std::vector<std::string> names;
+    for (const std::string_view matrix : matrices) {
+      names.push_back(fmt::format("model.layers.{}.{}.weight", layer, matrix));
+    }
+    return names;
+  };
+  switch (stage) {
+    case LayerStage::qkv:
+      return named({"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"});
+    case LayerStage::o:
+      return named({"self_attn.o_proj"});
+    case LayerStage::gate_up:
+      return named({"mlp.gate_proj", "mlp.up_proj"});
+    case LayerStage::down:
+      break;
+  }
+  return named({"mlp.down_proj"});
+}
+
+std::int64_t stage_inputs(const ModelConfig& config, LayerStage stage) {
+  if (stage == LayerStage::o) return config.n_heads * config.head_dim;
+  return stage == LayerStage::down ? config.d_ff : config.d_model;
 }
 
 std::int64_t ModelWeights::n_bytes() const {
@@ -224,7 +288,7 @@ Result<ModelWeights> load_weights(const TensorSource& source, Backend& backend,
   const bool has_head = !model.config.tied_embeddings;
   std::vector<Wanted> wanted = wanted_tensors(model, has_head);
   if (auto checked = check_shapes(wanted, source); !checked) return std::move(checked).error();
-  std::erase_if(wanted, [&](const Wanted& want) { return !source.shape(want.name); });
+  drop_absent(wanted, source);
 
   // What comes next is read from the disk meanwhile; not everything at once, for models that are
   // larger than memory.
@@ -247,6 +311,43 @@ Result<ModelWeights> load_weights(const TensorSource& source, Backend& backend,
     if (options.progress && !options.progress(i + 1, n_total)) return Error("loading was stopped");
   }
   return model;
+}
+
+Status load_stage(const TensorSource& source, Backend& backend, std::int64_t layer_index,
+                  LayerStage stage, const LoadOptions& options, LayerWeights& layer) {
+  std::vector<Wanted> wanted;
+  want_stage(wanted, source.config(), layer_index, stage, layer);
+  return bind_all(wanted, source, backend, options);
+}
+
+Status load_norms(const TensorSource& source, Backend& backend, std::int64_t layer_index,
+                  LayerWeights& layer) {
+  std::vector<Wanted> wanted;
+  for (const LayerStage stage : {LayerStage::qkv, LayerStage::gate_up}) {
+    std::vector<Wanted> stage_wanted;
+    want_stage(stage_wanted, source.config(), layer_index, stage, layer);
+    for (Wanted& want : stage_wanted) {
+      const bool is_norm =
+          want.vector == &layer.attention_norm || want.vector == &layer.feed_forward_norm;
+      if (is_norm) wanted.push_back(std::move(want));
+    }
+  }
+  return bind_all(wanted, source, backend, {});
+}
+
+Result<std::unique_ptr<Tensor>> load_final_norm(const TensorSource& source, Backend& backend) {
+  std::unique_ptr<Tensor> norm;
+  std::vector<Wanted> wanted;
+  want_vector(wanted, std::string(final_norm_name), norm, source.config().d_model);
+  if (auto bound = bind_all(wanted, source, backend, {}); !bound) return std::move(bound).error();
+  return norm;
+}
+
+Status check_tensors(const TensorSource& source) {
+  ModelWeights model;
+  model.config = source.config();
+  model.layers.resize(static_cast<std::size_t>(model.config.n_layers));
+  return check_shapes(wanted_tensors(model, !model.config.tied_embeddings), source);
 }
 
 }  // namespace lowbit

@@ -4,6 +4,7 @@
 // dropped one by one, so memory holds the packed model and one tensor in planar form.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -54,6 +55,25 @@ struct LayerWeights {
   Linear q, k, v, o, gate, up, down;
 };
 
+/// The matrices of a layer by the input they share, in the order of the forward pass.
+enum class LayerStage : std::uint8_t {
+  qkv,      // q, k, v: norm(x)
+  o,        // o: the mixed values of attention
+  gate_up,  // gate, up: norm(x + attention)
+  down,     // down: silu(gate) * up
+};
+inline constexpr std::array layer_stages{LayerStage::qkv, LayerStage::o, LayerStage::gate_up,
+                                         LayerStage::down};
+/// Canonical names of the stage's matrices.
+std::vector<std::string> stage_matrices(std::int64_t layer, LayerStage stage);
+/// Their width.
+std::int64_t stage_inputs(const ModelConfig& config, LayerStage stage);
+
+/// The names of what stands outside the layers.
+inline constexpr std::string_view embedding_name = "model.embed_tokens.weight";
+inline constexpr std::string_view head_name = "lm_head.weight";
+inline constexpr std::string_view final_norm_name = "model.norm.weight";
+
 /// A model ready to run.
 struct ModelWeights {
   ModelConfig config;
@@ -86,5 +106,18 @@ struct LoadOptions {
 /// take.
 Result<ModelWeights> load_weights(const TensorSource& source, Backend& backend,
                                   const LoadOptions& options);
+
+/// The tensors of one stage alone, with the norms and biases that belong to it: for those who walk
+/// through a model layer by layer and keep little in memory. What `layer` held of it is replaced.
+Status load_stage(const TensorSource& source, Backend& backend, std::int64_t layer_index,
+                  LayerStage stage, const LoadOptions& options, LayerWeights& layer);
+/// The two norms of a layer's inputs.
+Status load_norms(const TensorSource& source, Backend& backend, std::int64_t layer_index,
+                  LayerWeights& layer);
+/// The norm before the head.
+Result<std::unique_ptr<Tensor>> load_final_norm(const TensorSource& source, Backend& backend);
+/// Whether every tensor the architecture asks for is there in the right shape; names the first that
+/// is not.
+Status check_tensors(const TensorSource& source);
 
 }  // namespace lowbit
