@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -44,9 +45,14 @@ using ModelStats = std::map<std::string, TensorStats, std::less<>>;
 using CalibrationWindows = std::vector<std::vector<std::int32_t>>;
 
 struct StatisticsOptions {
-  /// In windows times layers; false stops with the error "interrupted".
+  /// Where the hidden states of all windows lie meanwhile; "": in memory.
+  std::string folder = {};
+  /// False stops with the error "interrupted".
   std::function<bool(std::int64_t n_done, std::int64_t n_total)> progress = {};
 };
+
+/// The matrix that makes logits, by name.
+std::string_view head_matrix(const ModelConfig& config);
 
 /// The statistics of a full-precision pass over the model: activations and KV cache are f32, every
 /// matrix as the source holds it. needs: hessian also collects Hessians, for all matrices at once,
@@ -64,5 +70,8 @@ using StatisticsVisitor =
 Status for_each_statistics(const TensorSource& source, const CalibrationWindows& windows,
                            Needs needs, ThreadPool& pool, const StatisticsVisitor& visit,
                            const StatisticsOptions& options = {});
+
+/// The embedding packed to be read row by row, in exact numbers.
+Result<std::unique_ptr<Weight>> load_embedding(const TensorSource& source, Backend& backend);
 
 }  // namespace lowbit
