@@ -5,6 +5,7 @@
 #include "lowbit/app/sweep.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <chrono>
@@ -36,7 +37,7 @@ struct Request {
   Recipe run;  // a= and kv=
   std::optional<TensorRecipe> recipe;
   std::vector<Rule> rules;
-  std::optional<TensorRecipe> fallback;
+  FallbackChoice fallback;
   bool is_file = false;  // the line is a model that somebody else made
 };
 
@@ -112,7 +113,7 @@ Result<Request> request_of(const SweepLine& line, const Recipe& run) {
       if (!rule) return std::move(rule).error();
       request.rules.push_back(*std::move(rule));
     } else {
-      auto fallback = parse_tensor_recipe(value);
+      auto fallback = parse_fallback(value);
       if (!fallback) return std::move(fallback).error();
       request.fallback = *std::move(fallback);
     }
@@ -173,7 +174,8 @@ Result<Made> make(const ModelFile& source, const Request& request, ThreadPool& p
   made.model = *std::move(model);
   made.bits_per_weight = n_bits / n_numbers;
   if (!plan->fallbacks.empty())
-    made.note = fmt::format("{} tensors fell back", plan->fallbacks.size());
+    plan->notes.push_back(fmt::format("{} tensors fell back", plan->fallbacks.size()));
+  made.note = fmt::format("{}", fmt::join(plan->notes, "; "));
   made.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return made;
 }
