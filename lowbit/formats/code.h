@@ -22,6 +22,10 @@ struct Code {
   // Instead of the search by value: codes that a formula decodes, codes with a rule of their own
   // for ties or with bits that are read but never written (ternary).
   std::uint32_t (*encoder)(float value) = nullptr;
+  // Not 0: of so many consecutive numbers an even count is negated in what is written, because the
+  // container (GGUF's iq2_xxs, iq2_xs, iq3_xxs) leaves out the last sign. Reading knows no such
+  // rule.
+  int even_signs = 0;
 
   /// Numbers of one code. out: (dim)
   constexpr void look_up(std::uint32_t bits, float* out) const {

@@ -39,9 +39,10 @@ constexpr Code from_table(std::string_view name, std::uint32_t (*encoder)(float)
 }
 
 /// A code whose top dim bits negate the numbers of a grid of magnitudes.
-constexpr Code signed_grid(std::string_view name, int dim, std::span<const float> grid) {
+constexpr Code signed_grid(std::string_view name, int dim, std::span<const float> grid,
+                           int even_signs = 0) {
   const int index_bits = std::countr_zero(grid.size() / static_cast<std::size_t>(dim));
-  return {name, index_bits + dim, index_bits + dim, dim, dim, grid};
+  return {name, index_bits + dim, index_bits + dim, dim, dim, grid, nullptr, nullptr, even_signs};
 }
 
 constexpr void f32_value(std::uint32_t bits, float* out) {
@@ -144,10 +145,10 @@ inline constexpr std::array list{
     from_table<tables::integers<2, -1>>("ternary", ternary_code),
     from_table<tables::sparse_ternary, 4>("sparse_ternary"),
     // Grids.
-    signed_grid("iq2_xxs", 8, tables::iq2_xxs_grid),
-    signed_grid("iq2_xs", 8, tables::iq2_xs_grid),
+    signed_grid("iq2_xxs", 8, tables::iq2_xxs_grid, 8),
+    signed_grid("iq2_xs", 8, tables::iq2_xs_grid, 8),
     signed_grid("iq2_s", 8, tables::iq2_s_grid),
-    signed_grid("iq3_xxs", 4, tables::iq3_xxs_grid),
+    signed_grid("iq3_xxs", 4, tables::iq3_xxs_grid, 8),
     signed_grid("iq3_s", 4, tables::iq3_s_grid),
     Code{"iq1", 12, 12, 8, 0, tables::iq1_grid},
     // Scales of the iq types: (s + 1/2) / 4, (s + 1/2) / 2, 2 s + 1.

@@ -77,7 +77,7 @@ constexpr std::array standard_rows{
     with_offset("q4_k", named("uint4"), per(32), &uint6_per_8),
     with_offset("q5_k", named("uint5"), per(32), &uint6_per_8),
     Scheme{"q6_k", &named("int6"), per(16), &int8_per_16},
-    Scheme{"iq1_s", &named("iq1"), per(32), &odd3_per_8},
+    Scheme{"iq1_s", &named("iq1"), per(32), &odd3_per_8, nullptr, ZeroUnit::code, true},
     Scheme{"iq1_m", &named("iq1"), per(16), &odd3_per_16},
     Scheme{"iq2_xxs", &named("iq2_xxs"), per(32), &half_odd4_per_8},
     Scheme{"iq2_xs", &named("iq2_xs"), per(16), &half_odd4_per_16},

@@ -32,6 +32,9 @@ struct Scheme {
   const Scheme* scale = nullptr;  // scheme of the matrix of scales; null: every scale is 1
   const Scheme* zero = nullptr;   // scheme of the matrix of zeros; null: every zero is 0
   ZeroUnit zero_unit = ZeroUnit::code;
+  // The codes written in one group have one top bit: GGUF's iq1_s stores one delta a group. Never
+  // compared: reading knows no such rule.
+  bool one_top_bit = false;
 };
 
 /// Structure decides, names never: q4_0 is int4.g32, mxfp4 is e2m1.g32.e8m0.

@@ -25,7 +25,7 @@ std::vector<float> gaussian(float deviation) {
 }
 
 bool has_encoder(const Scheme& scheme) {
-  return !is_plain_float(scheme) && scheme.code->signs == 0 && scheme.code->dim != 8;
+  return !is_plain_float(scheme);
 }
 
 double power_of(const std::vector<float>& w) {

@@ -101,7 +101,7 @@ TEST(QuantizerPeer, OurErrorIsNeverAboveThePeers) {
     RecordProperty(matrix + "_" + weighting + "_" + type, std::to_string(ratio));
     ++n_checked;
   }
-  EXPECT_EQ(n_checked, 3 * 2 * 17);
+  EXPECT_EQ(n_checked, 3 * 2 * 24);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ void round(benchmark::State& state, const Scheme& scheme, bool is_weighted) {
 
 const bool registered = [] {
   for (const Scheme& scheme : named_schemes()) {
-    if (is_plain_float(scheme) || scheme.code->signs != 0 || scheme.code->dim == 8) continue;
+    if (is_plain_float(scheme)) continue;
     const std::string name = to_string(scheme);
     benchmark::RegisterBenchmark(name.c_str(), round, scheme, false);
     benchmark::RegisterBenchmark((name + "/weighted").c_str(), round, scheme, true);

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <optional>
 
+#include "lowbit/quant/grid_round.h"
 #include "lowbit/quant/group_fit.h"
 #include "lowbit/quant/group_walk.h"
 #include "lowbit/quant/rounder.h"
@@ -312,9 +313,14 @@ Result<QuantizedTensor> round(Choice choice, MatrixView w, const InputStats& sta
     round_sparse_ternary(w, stats, tensor, /*refit=*/choice == Choice::search, pool);
     return tensor;
   }
+  if (is_grid(*scheme.code)) {
+    Status rounded = round_to_grid(w, stats, tensor, /*searched=*/choice == Choice::search, pool);
+    if (!rounded) return std::move(rounded).error();
+    return tensor;
+  }
   if (scheme.code->dim != 1) {
-    return Error(fmt::format("scheme {} has no encoder here; it can be read and run, not written",
-                             to_string(scheme)));
+    return Error(fmt::format("scheme {} has no encoder: its vectors have {} numbers",
+                             to_string(scheme), scheme.code->dim));
   }
   if (!scheme.scale) {
     return Error(fmt::format("scheme {} has no scale to choose", to_string(scheme)));

@@ -21,7 +21,8 @@ import numpy as np
 ROWS, COLS = 16, 1536
 TYPES = {"q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q2_k": 10, "q3_k": 11, "q4_k": 12,
          "q5_k": 13, "q6_k": 14, "iq4_nl": 20, "iq4_xs": 23, "tq1_0": 34, "tq2_0": 35, "mxfp4": 39,
-         "nvfp4": 40, "q1_0": 41}
+         "nvfp4": 40, "q1_0": 41, "iq2_xxs": 16, "iq2_xs": 17, "iq2_s": 22, "iq3_xxs": 18, "iq3_s": 21,
+         "iq1_s": 19, "iq1_m": 29}
 REAL_TENSORS = [f"blk.{layer}.ffn_down.weight" for layer in (0, 9, 19, 29)]
 
 
@@ -91,10 +92,17 @@ class Peer:
         self.lib.ggml_row_size.restype = ctypes.c_size_t
         self.lib.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
         self.lib.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
+        self.lib.ggml_quantize_init.argtypes = [ctypes.c_int]
+        self.lib.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
+        self.lib.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
+
+    def runs_without_weights(self, kind):
+        return not self.lib.ggml_quantize_requires_imatrix(kind)
 
     def decoded(self, kind, w, weights):
         w = np.ascontiguousarray(w)
         rows, cols = w.shape
+        self.lib.ggml_quantize_init(kind)
         out = np.zeros(rows * self.lib.ggml_row_size(kind, cols), np.uint8)
         n = self.lib.ggml_quantize_chunk(kind, w.ctypes.data, out.ctypes.data, 0, rows, cols,
                                          None if weights is None else weights.ctypes.data)
@@ -118,7 +126,9 @@ def main():
             def error(importance_matrix, scored_by):
                 difference = w.astype(np.float64) - peer.decoded(kind, w, importance_matrix)
                 return float((scored_by.astype(np.float64) * difference**2).sum())
-            plain = min(error(ones, ones), error(None, ones))
+            plain = error(ones, ones)
+            if peer.runs_without_weights(kind):
+                plain = min(plain, error(None, ones))
             lines.append(f"{matrix} plain {name} {plain:.9e}\n")
             lines.append(f"{matrix} weighted {name} {error(weights, weights):.9e}\n")
     (folder / "errors.txt").write_text("".join(lines))
