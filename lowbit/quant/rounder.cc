@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 
+#include "lowbit/quant/gptq.h"
+
 namespace lowbit {
 namespace {
 
@@ -24,6 +26,7 @@ Result<Rounded> without_note(MatrixView w, const InputStats& stats, const Scheme
 constexpr std::array rounders{
     Rounder{"rtn", Needs::weights, without_note<round_to_nearest>},
     Rounder{"rtn-absmax", Needs::weights, without_note<round_absmax>},
+    Rounder{"gptq", Needs::hessian, round_gptq},
 };
 
 }  // namespace

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order in which GPTQ visits the columns of a matrix. Super-blocks, the groups inside them and
+// the columns inside those by falling weight: large errors are made early, while many columns are
+// left to take them over, and a group stays together, so that no order has to be stored.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace lowbit {
+
+/// A run of positions in the order.
+struct Run {
+  std::int64_t first = 0, n = 0;
+  std::int64_t index = 0;  // which group (or super-block) of columns it is
+};
+
+struct ColumnOrder {
+  std::vector<std::int64_t> column;  // (n_cols): the column at each position
+  std::vector<Run> groups, units;    // units: what is fitted at once, whole groups
+};
+
+/// group_cols, unit_cols: columns of a group and of a unit, a multiple of it. Without `is_ordered`
+/// the columns stand as they are.
+ColumnOrder order_columns(std::span<const float> weights, std::int64_t group_cols,
+                          std::int64_t unit_cols, bool is_ordered);
+
+}  // namespace lowbit
