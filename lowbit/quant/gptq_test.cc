@@ -197,7 +197,9 @@ TEST(Gptq, ExtremeNumbersStayFinite) {
       ASSERT_TRUE(has_finite_scales(rounded->tensor)) << name << " x " << factor;
       for (const float value : decode(rounded->tensor)) {
         ASSERT_TRUE(std::isfinite(value)) << name << " x " << factor;
-        if (factor == 0) ASSERT_EQ(value, 0.0f) << name;
+        if (factor == 0) {
+          ASSERT_EQ(value, 0.0f) << name;
+        }
       }
     }
   }
