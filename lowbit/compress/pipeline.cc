@@ -20,6 +20,9 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// How matrices are multiplied here: exactly, whatever their scheme.
+const LoadOptions exact{.activations = Activations::f32, .decode_without_kernel = true};
+
 /// Rows of a stage's inputs, evenly spread over the windows.
 class Sampler {
  public:
@@ -141,23 +144,17 @@ class Pipeline {
   Status round(const std::string& name, const TensorSource& source, const TensorStats& stats,
                const TensorRecipe& recipe, QuantizedModel& rounded) {
     const auto start = Clock::now();
-    auto tensor = source.load(name);
-    if (!tensor) return std::move(tensor).error().in(name);
-    source.drop(name);
-    if (tensor->scheme == recipe.scheme) return ok();  // it would only lose by another rounding
-    auto w = finite_numbers(*tensor, pool_);
-    if (!w) return std::move(w).error().in(name);
-    const std::int64_t n_rows = tensor->rows, n_cols = tensor->cols;
-    *tensor = QuantizedTensor();
-    auto result = recipe.rounder->round(MatrixView(w->data(), n_rows, n_cols), stats.view(),
-                                        recipe.scheme, pool_);
-    if (!result) return std::move(result).error().in(name);
+    auto result = round_tensor(source, name, stats.view(), recipe, matrix_bytes(), pool_);
+    if (!result) return std::move(result).error();
     if (!result->note.empty()) report_.notes.push_back({name, result->note});
     report_.rounding_seconds += seconds_since(start);
     rounded.replace(name, std::move(result->tensor));
     finished_.push_back(name);
     return ok();
   }
+
+  /// What the f32 numbers of one matrix may take, beside what its rounder makes of them.
+  std::int64_t matrix_bytes() const { return options_.memory_bytes / 4; }
 
   /// The rounder that needs no Hessian, for matrices outside the layers.
   static TensorRecipe without_hessian(TensorRecipe recipe) {
@@ -175,7 +172,7 @@ class Pipeline {
       Status done = round(name, source_, TensorStats(), without_hessian(*recipe), rounded);
       if (!done) return done;
     }
-    auto embedding = load_embedding(rounded, pass_->backend());
+    auto embedding = load_embedding(rounded, pass_->backend(), exact);
     if (!embedding) return std::move(embedding).error();
     if (Status embedded = pass_->embed(**embedding); !embedded) return embedded;
     if (config_.tied_embeddings) finished_.clear();
@@ -201,7 +198,6 @@ class Pipeline {
     what_ = fmt::format("layer {} of {}", index + 1, config_.n_layers);
     QuantizedModel block(source_);
     if (Status transformed = transform(index, block); !transformed) return transformed;
-    const LoadOptions exact{.activations = Activations::f32};
     LayerWeights layer;
     if (Status s = load_norms(block, pass_->backend(), index, layer); !s) return s;
     for (const LayerStage stage : layer_stages) {
@@ -222,7 +218,6 @@ class Pipeline {
   /// The block's transforms, on what its stages read before anything of it is rounded.
   Status transform(std::int64_t index, QuantizedModel& block) {
     for (const BlockTransform& transform : options_.transforms) {
-      const LoadOptions exact{.activations = Activations::f32};
       LayerWeights layer;
       for (const LayerStage stage : layer_stages) {
         if (Status s = load_stage(block, pass_->backend(), index, stage, exact, layer); !s) {
@@ -306,33 +301,6 @@ QuantizedTensor QuantizedModel::take(std::string_view name) {
   QuantizedTensor tensor = std::move(at->second);
   replaced_.erase(at);
   return tensor;
-}
-
-Result<std::vector<float>> finite_numbers(const QuantizedTensor& tensor, ThreadPool& pool) {
-  std::vector<float> w(static_cast<std::size_t>(tensor.rows * tensor.cols));
-  constexpr std::int64_t rows_per_chunk = 16;
-  std::vector<std::int64_t> bad(static_cast<std::size_t>(tensor.rows), -1);  // column, of each row
-  pool.parallel_for(tensor.rows, rows_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
-    const auto rows = std::span(w).subspan(static_cast<std::size_t>(first * tensor.cols),
-                                           static_cast<std::size_t>((last - first) * tensor.cols));
-    decode_rows(tensor, first, last - first, rows);
-    for (std::int64_t row = first; row < last; ++row) {
-      for (std::int64_t col = 0; col < tensor.cols; ++col) {
-        if (!std::isfinite(rows[static_cast<std::size_t>((row - first) * tensor.cols + col)])) {
-          bad[static_cast<std::size_t>(row)] = col;
-          break;
-        }
-      }
-    }
-  });
-  for (std::int64_t row = 0; row < tensor.rows; ++row) {
-    const std::int64_t col = bad[static_cast<std::size_t>(row)];
-    if (col < 0) continue;
-    const float number = w[static_cast<std::size_t>(row * tensor.cols + col)];
-    return Error(fmt::format("the number in row {}, column {} is {}; the file is damaged", row, col,
-                             std::isnan(number) ? "NaN" : "infinite"));
-  }
-  return w;
 }
 
 Result<PipelineReport> quantize_blocks(const TensorSource& source, const PipelineOptions& options,

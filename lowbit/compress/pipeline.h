@@ -15,6 +15,7 @@
 #include "lowbit/base/result.h"
 #include "lowbit/base/thread_pool.h"
 #include "lowbit/compress/plan_tensors.h"
+#include "lowbit/compress/round_tensor.h"
 #include "lowbit/compress/statistics.h"
 #include "lowbit/runtime/weights.h"
 
@@ -93,8 +94,5 @@ using TensorSink = std::function<Status(const std::string& name, QuantizedTensor
 /// small (says the least that does).
 Result<PipelineReport> quantize_blocks(const TensorSource& source, const PipelineOptions& options,
                                        const TensorSink& sink, ThreadPool& pool);
-
-/// The numbers of a matrix as f32. Errors: one that is not finite, with its place.
-Result<std::vector<float>> finite_numbers(const QuantizedTensor& tensor, ThreadPool& pool);
 
 }  // namespace lowbit

@@ -22,22 +22,6 @@ std::string_view head_matrix(const ModelConfig& config) {
   return config.tied_embeddings ? embedding_name : head_name;
 }
 
-Result<std::unique_ptr<Weight>> load_embedding(const TensorSource& source, Backend& backend) {
-  const auto rows = source.rows(embedding_name);
-  if (rows) {
-    if (auto packed = backend.pack(*rows, Activations::f32)) {
-      source.drop(embedding_name);
-      return packed;
-    }
-  }
-  auto tensor = source.load(embedding_name);
-  if (!tensor) return std::move(tensor).error().in(embedding_name);
-  auto packed = backend.pack(*tensor, Activations::f32);
-  if (!packed) return std::move(packed).error().in(embedding_name);
-  source.drop(embedding_name);
-  return packed;
-}
-
 Status for_each_statistics(const TensorSource& source, const CalibrationWindows& windows,
                            Needs needs, ThreadPool& pool, const StatisticsVisitor& visit,
                            const StatisticsOptions& options) {
@@ -51,12 +35,12 @@ Status for_each_statistics(const TensorSource& source, const CalibrationWindows&
   const std::int64_t n_total =
       (config.n_layers * (std::ssize(layer_stages) + 1) + 2) * pass.n_windows();
   if (options.progress) pass.set_progress([&] { return options.progress(++n_done, n_total); });
+  const LoadOptions exact{.activations = Activations::f32, .decode_without_kernel = true};
   {
-    auto embedding = load_embedding(source, pass.backend());
+    auto embedding = load_embedding(source, pass.backend(), exact);
     if (!embedding) return std::move(embedding).error();
     if (Status embedded = pass.embed(**embedding); !embedded) return embedded;
   }
-  const LoadOptions exact{.activations = Activations::f32};
   for (std::int64_t i = 0; i < config.n_layers; ++i) {
     LayerWeights layer;
     for (const LayerStage stage : layer_stages) {

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -70,8 +69,5 @@ using StatisticsVisitor =
 Status for_each_statistics(const TensorSource& source, const CalibrationWindows& windows,
                            Needs needs, ThreadPool& pool, const StatisticsVisitor& visit,
                            const StatisticsOptions& options = {});
-
-/// The embedding packed to be read row by row, in exact numbers.
-Result<std::unique_ptr<Weight>> load_embedding(const TensorSource& source, Backend& backend);
 
 }  // namespace lowbit

@@ -180,6 +180,11 @@ Status bind_matrix(const Wanted& want, QuantizedTensor tensor, Backend& backend,
     LOWBIT_ASSERT(tensor.rows == want.shape.rows && tensor.cols == want.shape.cols);
   }
   auto packed = backend.pack(tensor, activations_of(want, options));
+  if (!packed && options.decode_without_kernel && has_finite_scales(tensor)) {
+    const Scheme f32 = *parse_scheme("f32");
+    packed = backend.pack(encode_plain(decode(tensor), f32, tensor.rows, tensor.cols),
+                          activations_of(want, options));
+  }
   if (!packed) return std::move(packed).error();
   *want.matrix = *std::move(packed);
   return ok();
@@ -341,6 +346,20 @@ Result<std::unique_ptr<Tensor>> load_final_norm(const TensorSource& source, Back
   want_vector(wanted, std::string(final_norm_name), norm, source.config().d_model);
   if (auto bound = bind_all(wanted, source, backend, {}); !bound) return std::move(bound).error();
   return norm;
+}
+
+Result<std::unique_ptr<Weight>> load_embedding(const TensorSource& source, Backend& backend,
+                                               const LoadOptions& options) {
+  const ModelConfig& config = source.config();
+  std::unique_ptr<Weight> embedding;
+  std::vector<Wanted> wanted{{.name = std::string(embedding_name),
+                              .shape = {config.n_vocab, config.d_model},
+                              .matrix = &embedding,
+                              .takes_activations = false}};
+  if (auto bound = bind_all(wanted, source, backend, options); !bound) {
+    return std::move(bound).error();
+  }
+  return embedding;
 }
 
 Status check_tensors(const TensorSource& source) {

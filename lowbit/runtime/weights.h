@@ -93,6 +93,9 @@ using TensorTransform = std::function<Result<QuantizedTensor>(std::string_view, 
 struct LoadOptions {
   std::optional<Activations> activations = {};  // nothing: each tensor's default
   TensorTransform transform = {};               // for matrices; null: as stored
+  /// A matrix in a scheme without a kernel is packed as the f32 numbers it decodes to, for those
+  /// who need what it computes and not how fast.
+  bool decode_without_kernel = false;
   /// Matrices that were packed before, found by canonical name; null: none. `transform` has been
   /// applied to them.
   const PackCache* packed = nullptr;
@@ -114,6 +117,9 @@ Status load_stage(const TensorSource& source, Backend& backend, std::int64_t lay
 /// The two norms of a layer's inputs.
 Status load_norms(const TensorSource& source, Backend& backend, std::int64_t layer_index,
                   LayerWeights& layer);
+/// The table of the tokens' vectors alone.
+Result<std::unique_ptr<Weight>> load_embedding(const TensorSource& source, Backend& backend,
+                                               const LoadOptions& options);
 /// The norm before the head.
 Result<std::unique_ptr<Tensor>> load_final_norm(const TensorSource& source, Backend& backend);
 /// Whether every tensor the architecture asks for is there in the right shape; names the first that
