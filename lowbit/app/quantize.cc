@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <array>
+#include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -19,13 +21,51 @@ namespace {
 
 using nlohmann::ordered_json;
 
+struct CalibrationWords {
+  CalibrationText text;
+  std::string memory = "2GiB";
+};
+
 struct Options {
   ModelOptions model;
   std::string scheme, recipe, fallback, output;
   std::vector<std::string> rules;
+  CalibrationWords calibration;
   MixWords mix;
   bool json = false, skip_self_test = false;
 };
+
+/// "2GiB", "800MB", "1500000000".
+Result<std::int64_t> parse_bytes(std::string_view text) {
+  constexpr std::array<std::pair<std::string_view, double>, 7> units{{{"GiB", 0x1p30},
+                                                                      {"MiB", 0x1p20},
+                                                                      {"KiB", 0x1p10},
+                                                                      {"GB", 1e9},
+                                                                      {"MB", 1e6},
+                                                                      {"kB", 1e3},
+                                                                      {"", 1}}};
+  for (const auto& [unit, n_bytes] : units) {
+    if (!text.ends_with(unit)) continue;
+    const std::string_view digits = text.substr(0, text.size() - unit.size());
+    double number = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    constexpr double most_bytes = 1e18;
+    if (error == std::errc() && end == digits.data() + digits.size() && number > 0 &&
+        number * n_bytes < most_bytes) {
+      return static_cast<std::int64_t>(number * n_bytes);
+    }
+    break;
+  }
+  return Error(fmt::format("\"{}\" is no amount of memory; write 2GiB or 800MB", text));
+}
+
+Status parse_calibration(const CalibrationWords& words, QuantizeOptions& parsed) {
+  const auto memory = parse_bytes(words.memory);
+  if (!memory) return Error(memory.error()).in("--memory");
+  parsed.memory_bytes = *memory;
+  if (!words.text.path.empty()) parsed.calibration = words.text;
+  return ok();
+}
 
 Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
   QuantizeOptions parsed;
@@ -57,6 +97,9 @@ Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
     if (!rule) return std::move(rule).error();
     parsed.rules.push_back(*rule);
   }
+  if (Status status = parse_calibration(options.calibration, parsed); !status) {
+    return std::move(status).error();
+  }
   if (!options.fallback.empty()) {
     auto fallback = parse_fallback(options.fallback);
     if (!fallback) return std::move(fallback).error();
@@ -73,13 +116,27 @@ ordered_json to_json(const QuantizeReport& report, const std::optional<SelfTest>
                          {"used", fallback.used},
                          {"reason", fallback.reason}});
   }
+  ordered_json notes = ordered_json::array();
+  for (const auto& [tensor, text] : report.notes) {
+    notes.push_back({{"tensor", tensor}, {"text", text}});
+  }
   ordered_json object = {{"output", report.output},
                          {"bytes", report.n_bytes},
                          {"bits_per_weight", report.bits_per_weight},
                          {"seconds", report.seconds},
                          {"peak_bytes", report.peak_bytes},
                          {"fallbacks", std::move(fallbacks)},
+                         {"notes", std::move(notes)},
+                         {"calibration", nullptr},
                          {"self_test", nullptr}};
+  if (report.calibration) {
+    const PipelineReport& run = *report.calibration;
+    object["calibration"] = {{"windows", report.n_calibration_windows},
+                             {"resumed_blocks", run.n_resumed_blocks},
+                             {"forward_seconds", run.forward_seconds},
+                             {"statistics_seconds", run.statistics_seconds},
+                             {"rounding_seconds", run.rounding_seconds}};
+  }
   if (test)
     object["self_test"] = {{"kld_mean", test->kld_mean}, {"top1_agreement", test->top1_agreement}};
   return object;
@@ -98,6 +155,21 @@ std::string to_text(const QuantizeReport& report, const std::optional<SelfTest>&
         test->kld_mean, 100 * test->top1_agreement, test->n_scored);
   }
   return text;
+}
+
+/// What people should know of a calibrated run.
+void tell(const QuantizeReport& report, std::int64_t n_windows_wanted, bool verbose) {
+  const PipelineReport& run = *report.calibration;
+  if (report.n_calibration_windows < n_windows_wanted) {
+    spdlog::warn("the calibration text gives only {} windows", report.n_calibration_windows);
+  }
+  if (run.n_resumed_blocks > 0) {
+    spdlog::info("went on after {} blocks of an earlier run", run.n_resumed_blocks);
+  }
+  if (verbose) {
+    spdlog::info("calibration: forward {:.1f} s, statistics {:.1f} s, rounding {:.1f} s",
+                 run.forward_seconds, run.statistics_seconds, run.rounding_seconds);
+  }
 }
 
 Exit run(const Options& options, bool is_convert) {
@@ -130,6 +202,8 @@ Exit run(const Options& options, bool is_convert) {
     spdlog::warn("{}: {} instead of {}: {}", fallback.tensor, fallback.used, fallback.wanted,
                  fallback.reason);
   }
+  for (const auto& [tensor, text] : report->notes) spdlog::warn("{}: {}", tensor, text);
+  if (report->calibration) tell(*report, request->calibration->n_windows, options.model.verbose);
   std::optional<SelfTest> test;
   if (!options.skip_self_test) {
     std::string skipped;
@@ -165,6 +239,24 @@ void add(CLI::App& command, Context& context, bool is_convert) {
                     "PATTERN=RECIPE or PATTERN=keep for tensors whose name matches; the first "
                     "match decides")
         ->take_all();
+    CalibrationWords& calibration = options->calibration;
+    command.add_option("--calibration", calibration.text.path,
+                       "text for methods that need data (scripts/fetch --calibration makes one); "
+                       "other methods weigh their errors by it");
+    constexpr std::int64_t most_windows = 1 << 20, least_ctx = 8, most_ctx = 1 << 20;
+    command
+        .add_option("--calibration-windows", calibration.text.n_windows,
+                    "pieces of it that are read, spread over the text")
+        ->check(CLI::Range(std::int64_t{1}, most_windows))
+        ->capture_default_str();
+    command.add_option("--calibration-ctx", calibration.text.n_ctx, "tokens of a piece")
+        ->check(CLI::Range(least_ctx, most_ctx))
+        ->capture_default_str();
+    command
+        .add_option("--memory", calibration.memory,
+                    "what calibration may take, the model's mapped file aside; hidden states are "
+                    "in OUTPUT.work/")
+        ->capture_default_str();
     add_mix_options(command, options->mix);
     command.add_option("--fallback", options->fallback,
                        "scheme for tensors that the wanted one does not fit, or llama: what "

@@ -3,11 +3,17 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <xxhash.h>
 
 #include <chrono>
 #include <fstream>
+#include <limits>
+#include <map>
+#include <memory>
 #include <string>
 
+#include "lowbit/backend/pack_cache.h"
+#include "lowbit/compress/work_folder.h"
 #include "lowbit/measure/evaluate.h"
 #include "lowbit/model/model_writer.h"
 #include "lowbit/runtime/loaded_model.h"
@@ -15,19 +21,46 @@
 namespace lowbit {
 namespace {
 
-Result<QuantizedTensor> rounded(const QuantizedTensor& tensor, const TensorRecipe& recipe,
-                                ThreadPool& pool) {
-  std::vector<float> w(static_cast<std::size_t>(tensor.rows * tensor.cols));
-  constexpr std::int64_t rows_per_chunk = 16;
-  pool.parallel_for(tensor.rows, rows_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
-    decode_rows(tensor, first, last - first,
-                std::span(w).subspan(static_cast<std::size_t>(first * tensor.cols),
-                                     static_cast<std::size_t>((last - first) * tensor.cols)));
-  });
-  auto result = recipe.rounder->round(MatrixView(w.data(), tensor.rows, tensor.cols), InputStats{},
-                                      recipe.scheme, pool);
-  if (!result) return std::move(result).error();
-  return std::move(result->tensor);
+/// What of the request only data can do; "" when there is no such thing.
+std::string what_needs_text(const QuantizeOptions& options, const ModelPlan& plan) {
+  if (options.recipe) {
+    for (const Transform* transform : options.recipe->transforms) {
+      if (transform->needs != Needs::weights) return std::string(transform->name);
+    }
+  }
+  for (const TensorPlan& entry : plan.tensors) {
+    if (entry.recipe && entry.recipe->rounder->needs != Needs::weights) {
+      return std::string(entry.recipe->rounder->name);
+    }
+  }
+  return {};
+}
+
+std::string work_folder_of(std::string output) {
+  while (output.size() > 1 && output.ends_with('/')) output.pop_back();
+  return output + ".work";
+}
+
+/// Everything the bits of a calibrated run depend on.
+std::string resume_key(const ModelFile& source, const QuantizeOptions& options,
+                       const ModelPlan& plan, const CalibrationWindows& windows, ThreadPool& pool) {
+  const ContentHash model = content_hash(source.checkpoint().files(), pool);
+  std::string text = fmt::format("{:016x}{:016x}", model.high, model.low);
+  if (options.recipe) {
+    for (const Transform* transform : options.recipe->transforms) {
+      text += fmt::format(" {}", transform->name);
+    }
+  }
+  for (const TensorPlan& entry : plan.tensors) {
+    text += fmt::format("\n{}={}", entry.tensor->name,
+                        entry.recipe ? to_string(*entry.recipe) : std::string("keep"));
+  }
+  for (const auto& window : windows) {
+    text += "\n";
+    for (const std::int32_t id : window) text += fmt::format("{} ", id);
+  }
+  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
+  return fmt::format("lowbit {}, request {:016x}{:016x}", LOWBIT_VERSION, hash.high64, hash.low64);
 }
 
 /// What programs may still take, page cache that can be given up included; 0 when it cannot be
@@ -41,6 +74,37 @@ std::int64_t free_memory_bytes() {
     if (name == "MemAvailable:") return kibibytes << 10;
   }
   return 0;
+}
+
+/// Rounds what the plan says into the work folder.
+Result<WorkFolder> calibrate(const ModelFile& source, const QuantizeOptions& options,
+                             const ModelPlan& plan, QuantizeReport& report, ThreadPool& pool) {
+  auto data = source.tokenizer();
+  if (!data) return std::move(data).error().in("calibration needs the model's tokenizer");
+  const auto tokenizer = Tokenizer::create(*std::move(data));
+  if (!tokenizer) return Error(tokenizer.error()).in("tokenizer");
+  auto windows = read_calibration(*options.calibration, *tokenizer, source.config());
+  if (!windows) return std::move(windows).error();
+  report.n_calibration_windows = std::ssize(*windows);
+  auto work = WorkFolder::open(work_folder_of(options.output),
+                               resume_key(source, options, plan, *windows, pool), pool);
+  if (!work) return work;
+  std::map<std::string_view, const TensorPlan*> entries;
+  for (const TensorPlan& entry : plan.tensors) entries[entry.tensor->name] = &entry;
+  PipelineOptions pipeline;
+  pipeline.recipe_of = [&](std::string_view name) -> std::optional<TensorRecipe> {
+    const auto at = entries.find(name);
+    return at == entries.end() ? std::nullopt : at->second->recipe;
+  };
+  pipeline.windows = *std::move(windows);
+  pipeline.memory_bytes = options.memory_bytes;
+  pipeline.work = &*work;
+  pipeline.progress = options.progress;
+  auto done = quantize_blocks(*tensors_of(source, pool), pipeline, {}, pool);
+  if (!done) return std::move(done).error();
+  report.notes = done->notes;
+  report.calibration = *std::move(done);
+  return work;
 }
 
 }  // namespace
@@ -66,30 +130,50 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
                              return fits(*container, scheme, tensor);
                            });
   if (!plan) return std::move(plan).error();
+  if (const std::string what = what_needs_text(options, *plan);
+      !what.empty() && !options.calibration) {
+    return Error(
+        fmt::format("{} needs calibration text: give --calibration FILE (scripts/fetch "
+                    "--calibration makes one)",
+                    what));
+  }
 
   std::vector<OutputTensor> outputs;
   for (const TensorPlan& entry : plan->tensors) outputs.push_back({entry.tensor, entry.scheme});
   auto writer = ModelWriter::create(source, options.output, outputs);
   if (!writer) return std::move(writer).error();
 
+  QuantizeReport report;
+  std::unique_ptr<WorkFolder> work;
+  if (options.calibration) {
+    auto calibrated = calibrate(source, options, *plan, report, pool);
+    if (!calibrated) return std::move(calibrated).error();
+    work = std::make_unique<WorkFolder>(*std::move(calibrated));
+  }
+  const auto tensors = tensors_of(source, pool);
   const auto n_total = static_cast<std::int64_t>(plan->tensors.size());
   for (std::int64_t i = 0; i < n_total; ++i) {
     const TensorPlan& entry = plan->tensors[static_cast<std::size_t>(i)];
-    if (options.progress && !options.progress(entry.tensor->name, i, n_total))
-      return Error("interrupted");
-    auto tensor = source.load(*entry.tensor, &pool);
-    if (!tensor) return std::move(tensor).error().in(entry.tensor->name);
-    if (entry.recipe) {
-      tensor = rounded(*tensor, *entry.recipe, pool);
-      if (!tensor) return std::move(tensor).error().in(entry.tensor->name);
-    }
+    const std::string& name = entry.tensor->name;
+    if (options.progress && !options.progress(name, i, n_total)) return Error("interrupted");
+    auto tensor = [&]() -> Result<QuantizedTensor> {
+      if (work != nullptr && work->has(name)) return work->load(name, pool);
+      if (!entry.recipe) return tensors->load(name);
+      auto result =
+          round_tensor(*tensors, name, InputStats{}, *entry.recipe, options.memory_bytes / 4, pool);
+      if (!result) return std::move(result).error();
+      if (!result->note.empty()) report.notes.push_back({name, result->note});
+      return std::move(result->tensor);
+    }();
+    if (!tensor) return std::move(tensor).error();
     if (Status status = writer->add(std::move(*tensor)); !status) return std::move(status).error();
     source.drop_pages(*entry.tensor);
   }
   if (Status status = writer->commit(); !status) return std::move(status).error();
   if (options.progress) options.progress("", n_total, n_total);
-
-  QuantizeReport report;
+  if (work != nullptr) {
+    if (Status removed = work->remove(); !removed) return std::move(removed).error();
+  }
   report.output = options.output;
   report.n_bytes = writer->file_bytes();
   report.fallbacks = std::move(plan->fallbacks);
@@ -105,10 +189,13 @@ Result<TensorTransform> requantizing(std::string_view weight_recipe, ThreadPool&
   const auto recipe = parse_tensor_recipe(weight_recipe);
   if (!recipe) return Error(recipe.error());
   if (Status status = check_no_transforms(*recipe, "w="); !status) return std::move(status).error();
+  constexpr std::int64_t all_memory = std::numeric_limits<std::int64_t>::max();
   return TensorTransform([recipe = *recipe, &pool](
                              std::string_view, QuantizedTensor tensor) -> Result<QuantizedTensor> {
     if (tensor.scheme == recipe.scheme) return tensor;
-    return rounded(tensor, recipe, pool);
+    auto result = round_tensor(tensor, InputStats{}, recipe, all_memory, pool);
+    if (!result) return std::move(result).error();
+    return std::move(result->tensor);
   });
 }
 

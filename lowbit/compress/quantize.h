@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A recipe applied to a whole model, tensor by tensor: memory holds one tensor at a time, the
-// output appears whole or not at all, and what was written is loaded again and compared with its
-// source.
+// A recipe applied to a whole model. Without calibration text tensor by tensor, memory holding one
+// at a time (or slices of it); with it block by block (pipeline.h). The output appears whole or not
+// at all, and what was written is loaded again and compared with its source.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,8 @@
 
 #include "lowbit/base/result.h"
 #include "lowbit/base/thread_pool.h"
+#include "lowbit/compress/calibration_text.h"
+#include "lowbit/compress/pipeline.h"
 #include "lowbit/compress/plan_tensors.h"
 #include "lowbit/measure/evaluate.h"
 #include "lowbit/runtime/weights.h"
@@ -24,8 +26,13 @@ struct QuantizeOptions {
   std::vector<Rule> rules;
   FallbackChoice fallback;
   std::string output;
-  /// False stops; nothing is left behind.
-  std::function<bool(std::string_view tensor, std::int64_t n_done, std::int64_t n_total)> progress =
+  /// Text for methods that need it, and for those that are better with it. Finished blocks then
+  /// stand in OUTPUT.work/ until the output does: the same request goes on from there.
+  std::optional<CalibrationText> calibration = {};
+  std::int64_t memory_bytes = std::int64_t{2} << 30;  // the mapped source aside
+  /// False stops; nothing is left behind but finished blocks of a calibrated run. what: the tensor
+  /// or layer at work.
+  std::function<bool(std::string_view what, std::int64_t n_done, std::int64_t n_total)> progress =
       {};
 };
 
@@ -36,6 +43,9 @@ struct QuantizeReport {
   double seconds = 0;
   std::int64_t peak_bytes = 0;  // most resident memory of this process so far
   std::vector<Fallback> fallbacks;
+  std::vector<PipelineReport::Note> notes = {};  // of rounders: what became of a tensor
+  std::optional<PipelineReport> calibration = {};
+  std::int64_t n_calibration_windows = 0;
 };
 
 /// Errors name the tensor. Nothing is left behind when one occurs.
