@@ -108,6 +108,7 @@ TEST(Rounders, ZerosStayZero) {
   for (const Scheme& scheme : named_schemes()) {
     for (const Rounder& rounder : rounder_list()) {
       if (rounder.needs == Needs::hessian) continue;
+      if (rounder.name == "hqq" && scheme.code->dim != 1) continue;  // it refuses them
       const auto tensor = rounder.round(MatrixView(w.data(), rows, cols), {}, scheme, pool);
       ASSERT_TRUE(tensor) << to_string(scheme);
       for (const float value : decode(tensor->tensor))

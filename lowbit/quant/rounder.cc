@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "lowbit/quant/gptq.h"
+#include "lowbit/quant/hqq.h"
 
 namespace lowbit {
 namespace {
@@ -26,6 +27,7 @@ Result<Rounded> without_note(MatrixView w, const InputStats& stats, const Scheme
 constexpr std::array rounders{
     Rounder{"rtn", Needs::weights, without_note<round_to_nearest>},
     Rounder{"rtn-absmax", Needs::weights, without_note<round_absmax>},
+    Rounder{"hqq", Needs::weights, without_note<round_half_quadratic>},
     Rounder{"gptq", Needs::hessian, round_gptq},
 };
 

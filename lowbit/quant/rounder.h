@@ -45,7 +45,7 @@ struct Rounder {
                            ThreadPool& pool);
 };
 
-/// THE list of rounders: rtn, rtn-absmax.
+/// THE list of rounders: rtn, rtn-absmax, hqq, gptq.
 std::span<const Rounder> rounder_list();
 /// Error: the name is not in the list; the sentence says which are.
 Result<const Rounder*> rounder_named(std::string_view name);

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/quant/hqq.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <optional>
+
+#include "lowbit/quant/group_walk.h"
+
+namespace lowbit {
+namespace {
+
+/// The published settings: p = 0.7, the weight of the split and its growth per step, steps.
+constexpr float p_norm = 0.7f, first_split_weight = 10, split_growth = 1.01f;
+constexpr int most_steps = 20;
+/// Steps end when the objective falls by less than this share.
+constexpr double least_progress = 1e-3;
+
+/// x^(p - 1) for x >= 0 to 4 %, exact enough for a threshold: the bits of a float are its logarithm
+/// but for a linear piece within each octave. Finite for 0.
+Lanes power_below_one(Lanes x) {
+  constexpr float exponent = p_norm - 1, one_bits = 0x3f800000;
+  const Lanes bits = __builtin_convertvector(std::bit_cast<LaneBits>(x), Lanes);
+  const Lanes power = bits * all_lanes(exponent) + all_lanes(one_bits * (1 - exponent));
+  return std::bit_cast<Lanes>(__builtin_convertvector(power, LaneBits));
+}
+
+/// Weighted sums over a group in code units: y = x / s, v its codes, t = y - r what is left without
+/// the outliers.
+struct SplitSums {
+  double w = 0, v = 0, vv = 0, t = 0, tv = 0;
+  double objective = 0;  // sum w |y - (v - z)|^p
+};
+
+template <class Kind>
+SplitSums split_sums(const Kind& kind, const GroupData& group, float inverse_scale, float code_zero,
+                     float split_weight) {
+  const std::span<const float> x = group.x;
+  constexpr std::size_t run_numbers = 8 * n_lanes;
+  const Lanes inverse = all_lanes(inverse_scale), zero = all_lanes(code_zero),
+              threshold = all_lanes(1 / split_weight);
+  LaneSum v, vv, t, tv, objective;
+  LaneSum w;
+  const auto add = [&](Lanes numbers, Lanes weight) {
+    constexpr std::int32_t sign_mask = INT32_MIN;
+    const Lanes y = numbers * inverse, code = kind.nearest(y + zero);
+    const Lanes error = y - (code - zero);
+    const LaneBits bits = std::bit_cast<LaneBits>(error);
+    const Lanes magnitude = std::bit_cast<Lanes>(bits & ~sign_mask);
+    const Lanes power = power_below_one(magnitude);
+    const Lanes outlier = most(magnitude - power * threshold, Lanes{});
+    const Lanes rest =
+        y - std::bit_cast<Lanes>(std::bit_cast<LaneBits>(outlier) | (bits & sign_mask));
+    w.add(weight);
+    v.add(weight * code);
+    vv.add(weight * code * code);
+    t.add(weight * rest);
+    tv.add(weight * rest * code);
+    objective.add(weight * magnitude * power);
+  };
+  for (std::size_t first = 0; first < x.size(); first += run_numbers) {
+    const std::size_t end = std::min(x.size(), first + run_numbers);
+    std::size_t i = first;
+    const float* weights = group.weights.empty() ? nullptr : group.weights.data() + i;
+    for (; i + n_lanes <= end; i += n_lanes) {
+      add(lanes_at(x.data() + i), weights == nullptr ? all_lanes(1) : lanes_at(weights));
+      if (weights != nullptr) weights += n_lanes;
+    }
+    if (i < end) {
+      constexpr float ones[n_lanes] = {1, 1, 1, 1};
+      add(lanes_at(x.data() + i, end - i), lanes_at(weights == nullptr ? ones : weights, end - i));
+    }
+    for (LaneSum* sum : {&w, &v, &vv, &t, &tv, &objective}) sum->end_run();
+  }
+  return {w.total(), v.total(), vv.total(), t.total(), tv.total(), objective.total()};
+}
+
+enum class ZeroKind : std::uint8_t { none, integer, real };
+
+/// x ~ scale (v - zero), zero in code units; error: sum |x - decoded|^p.
+struct Fit {
+  float scale = 0, zero = 0;
+  double error = 0;
+};
+
+class Solver {
+ public:
+  Solver(const Levels& levels, ZeroKind zero, bool has_signed_scales)
+      : levels_(levels), zero_(zero), has_signed_scales_(has_signed_scales) {}
+
+  /// As if scale and zero were stored exactly; an integer zero is one.
+  Fit solve(const GroupData& group) const {
+    Fit best;
+    for (const float clip : clip_factors()) {
+      Fit fit = descend(group, start(group.x, clip), zero_ != ZeroKind::none);
+      if (zero_ == ZeroKind::integer) {
+        fit.zero = std::clamp(std::round(fit.zero), levels_.low(), levels_.high());
+        fit = descend(group, fit, /*moves_zero=*/false);
+      }
+      if (fit.scale != 0 && (best.scale == 0 || fit.error < best.error)) best = fit;
+    }
+    return best;
+  }
+
+  double error(const GroupData& group, float scale, float zero) const {
+    if (scale == 0) return split(group, 1, zero, first_split_weight).objective;
+    const auto size = static_cast<double>(std::abs(scale));
+    return split(group, 1 / scale, zero, first_split_weight).objective *
+           std::pow(size, static_cast<double>(p_norm));
+  }
+
+ private:
+  std::span<const float> clip_factors() const {
+    static constexpr std::array few{1.0f, 1.4f, 2.0f, 2.8f};
+    static constexpr std::array some{1.0f, 1.4f};
+    static constexpr std::array many{1.0f};
+    constexpr int few_levels = 8, some_levels = 64;
+    if (levels_.n_levels() <= few_levels) return few;
+    return levels_.n_levels() <= some_levels ? std::span<const float>(some)
+                                             : std::span<const float>(many);
+  }
+
+  /// The extremes of the group on the ends of the code's range, `clip` times.
+  Fit start(std::span<const float> x, float clip) const {
+    const auto [least, most] = std::ranges::minmax(x);
+    if (zero_ == ZeroKind::none) {
+      if (!has_signed_scales_ || levels_.is_symmetric()) {
+        const float below = levels_.low() < 0 ? least / levels_.low() : 0;
+        const float above = levels_.high() > 0 ? most / levels_.high() : 0;
+        return {.scale = std::max(below, above) / clip};
+      }
+      // The end of the range that is farther from 0 takes the number that is.
+      const float widest = -least > most ? least : most;
+      const float end = -levels_.low() > levels_.high() ? levels_.low() : levels_.high();
+      return {.scale = widest / end / clip};
+    }
+    const float low = std::min(least, 0.0f), high = std::max(most, 0.0f);
+    const float scale = (high - low) / (levels_.high() - levels_.low()) / clip;
+    if (scale == 0) return {};
+    const float middle = (low + high) / 2, level_middle = (levels_.low() + levels_.high()) / 2;
+    return {.scale = scale, .zero = level_middle - middle / scale};
+  }
+
+  Fit descend(const GroupData& group, Fit fit, bool moves_zero) const {
+    Fit best;
+    float split_weight = first_split_weight;
+    for (int step = 0; step < most_steps; ++step, split_weight *= split_growth) {
+      constexpr float smallest = 0x1p-100f;
+      if (!(std::abs(fit.scale) > smallest) || !std::isfinite(fit.zero)) break;
+      const SplitSums sums = split(group, 1 / fit.scale, fit.zero, split_weight);
+      fit.error = sums.objective *
+                  std::pow(static_cast<double>(std::abs(fit.scale)), static_cast<double>(p_norm));
+      if (step > 0 && !(fit.error < best.error)) break;
+      const bool is_slow = step > 0 && fit.error > best.error * (1 - least_progress);
+      best = fit;
+      if (is_slow) break;
+      // t ~ f (v - z)
+      const double z = static_cast<double>(fit.zero), n = sums.w;
+      const double determinant = n * sums.vv - sums.v * sums.v;
+      double factor = 0;
+      if (moves_zero && determinant > 0) {
+        factor = (n * sums.tv - sums.t * sums.v) / determinant;
+        if (!(factor > 0)) break;
+        fit.zero = static_cast<float>((factor * sums.v - sums.t) / (factor * n));
+      } else {
+        const double cc = sums.vv - 2 * z * sums.v + z * z * n;
+        if (!(cc > 0)) break;
+        factor = (sums.tv - z * sums.t) / cc;
+      }
+      if (!(factor > 0)) break;
+      fit.scale = static_cast<float>(static_cast<double>(fit.scale) * factor);
+    }
+    return best;
+  }
+
+  SplitSums split(const GroupData& group, float inverse, float zero, float split_weight) const {
+    return levels_.visit(
+        [&](const auto& kind) { return split_sums(kind, group, inverse, zero, split_weight); });
+  }
+
+  const Levels& levels_;
+  ZeroKind zero_;
+  bool has_signed_scales_;
+};
+
+/// The fit with numbers that can be stored, in the unit of the scheme's zero.
+Fit stored_fit(const Solver& solver, const GroupData& group, const Fit& ideal,
+               const StoredNumber& scale, const StoredNumber* zero, ZeroUnit unit) {
+  constexpr int reach = 1;
+  Fit best{.error = -1};
+  scale.for_each_around(ideal.scale, reach, [&](float stored) {
+    const auto consider = [&](float stored_zero) {
+      const float code_zero = zero == nullptr || stored == 0 ? 0
+                              : unit == ZeroUnit::code       ? stored_zero
+                                                             : -stored_zero / stored;
+      const double error = solver.error(group, stored, code_zero);
+      if (std::isfinite(stored) && std::isfinite(stored_zero) &&
+          (best.error < 0 || error < best.error)) {
+        best = {stored, stored_zero, error};
+      }
+    };
+    if (zero == nullptr) return consider(0);
+    zero->for_each_around(unit == ZeroUnit::code ? ideal.zero : -ideal.zero * stored, reach,
+                          consider);
+  });
+  return best;
+}
+
+ZeroKind zero_kind_of(const Scheme& scheme) {
+  if (scheme.zero == nullptr) return ZeroKind::none;
+  return scheme.zero_unit == ZeroUnit::code && scheme.zero->code->formula == nullptr
+             ? ZeroKind::integer
+             : ZeroKind::real;
+}
+
+/// The number that lets the widest of `numbers` reach the end of a code's range, as stored.
+float unit_for(std::span<const float> numbers, const StoredCode& code, const StoredCode& super) {
+  float widest = 0;
+  for (const float number : numbers) {
+    if (std::abs(number) > std::abs(widest)) widest = number;
+  }
+  const float ideal = widest / code.far_end(), unit = super.nearest(ideal);
+  return unit == 0 && widest != 0 ? std::copysign(super.smallest(), ideal) : unit;
+}
+
+class HalfQuadratic {
+ public:
+  HalfQuadratic(MatrixView w, const InputStats& stats, QuantizedTensor& tensor)
+      : tensor_(tensor),
+        walk_(w, stats, tensor),
+        levels_(*tensor.scheme.code),
+        scale_code_(*tensor.scale->scheme.code),
+        solver_(levels_, zero_kind_of(tensor.scheme), scale_code_.is_signed()) {
+    if (tensor.zero) zero_code_.emplace(*tensor.zero->scheme.code);
+    if (tensor.scale->scale) super_code_.emplace(*tensor.scale->scale->scheme.code);
+  }
+
+  void run(ThreadPool& pool) {
+    const bool has_tensor_unit = super_code_ && tensor_.scale->scheme.group == Group{0, 0};
+    if (has_tensor_unit) return run_under_tensor_unit(pool);
+    const std::int64_t per_unit = super_code_ ? tensor_.scale->group_cols() : 1;
+    pool.parallel_for(walk_.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
+      std::vector<GroupWalk::Buffers> buffers(static_cast<std::size_t>(per_unit));
+      for (std::int64_t row = first; row < last; ++row) {
+        for (std::int64_t col = 0; col < walk_.n_cols(); col += per_unit) {
+          fit_unit(row, col, std::min(per_unit, walk_.n_cols() - col), buffers);
+        }
+      }
+    });
+  }
+
+ private:
+  /// Groups [col, col + n) of a row, which share a scale of scales where there is one.
+  void fit_unit(std::int64_t row, std::int64_t col, std::int64_t n,
+                std::vector<GroupWalk::Buffers>& buffers) {
+    std::vector<Fit> fits;
+    std::vector<float> scales, zeros;
+    std::vector<GroupData> groups;
+    for (std::int64_t g = 0; g < n; ++g) {
+      groups.push_back(walk_.group(row, col + g, buffers[static_cast<std::size_t>(g)]));
+      fits.push_back(solver_.solve(groups.back()));
+      scales.push_back(fits.back().scale);
+      zeros.push_back(-fits.back().zero * fits.back().scale);
+    }
+    float unit = 1, zero_unit = 1;
+    if (super_code_) {
+      const std::int64_t super_col = col / tensor_.scale->group_cols();
+      unit = unit_for(scales, scale_code_, *super_code_);
+      tensor_.scale->scale->codes.set(row, super_col, super_code_->code_of(unit));
+      if (zero_code_) {
+        zero_unit = unit_for(zeros, *zero_code_, *super_code_);
+        tensor_.zero->scale->codes.set(row, super_col, super_code_->code_of(zero_unit));
+      }
+    }
+    for (std::int64_t g = 0; g < n; ++g) {
+      const auto at = static_cast<std::size_t>(g);
+      store(row, col + g, groups[at], fits[at], unit, zero_unit);
+    }
+  }
+
+  void store(std::int64_t row, std::int64_t col, const GroupData& group, const Fit& ideal,
+             float unit, float zero_unit) {
+    const StoredNumber scale(scale_code_, unit);
+    const std::optional<StoredNumber> zero =
+        zero_code_ ? std::optional<StoredNumber>(StoredNumber(*zero_code_, zero_unit))
+                   : std::nullopt;
+    const Fit fit =
+        stored_fit(solver_, group, ideal, scale, zero ? &*zero : nullptr, tensor_.scheme.zero_unit);
+    tensor_.scale->codes.set(row, col, scale.code_of(fit.scale));
+    if (zero) tensor_.zero->codes.set(row, col, zero->code_of(fit.zero));
+  }
+
+  /// nvfp4: the widest group reaches the end of the scales' range.
+  void run_under_tensor_unit(ThreadPool& pool) {
+    std::vector<Fit> fits(static_cast<std::size_t>(walk_.n_rows() * walk_.n_cols()));
+    const auto at = [&](std::int64_t row, std::int64_t col) -> Fit& {
+      return fits[static_cast<std::size_t>(row * walk_.n_cols() + col)];
+    };
+    const auto for_each_group = [&](const auto& visit) {
+      pool.parallel_for(walk_.n_rows(), /*chunk=*/1,
+                        [&](std::int64_t first, std::int64_t last, int) {
+                          GroupWalk::Buffers buffers;
+                          for (std::int64_t row = first; row < last; ++row) {
+                            for (std::int64_t col = 0; col < walk_.n_cols(); ++col) {
+                              visit(row, col, walk_.group(row, col, buffers));
+                            }
+                          }
+                        });
+    };
+    for_each_group([&](std::int64_t row, std::int64_t col, const GroupData& group) {
+      at(row, col) = solver_.solve(group);
+    });
+    std::vector<float> scales;
+    for (const Fit& fit : fits) scales.push_back(fit.scale);
+    const float unit = unit_for(scales, scale_code_, *super_code_);
+    tensor_.scale->scale->codes.set(0, 0, super_code_->code_of(unit));
+    for_each_group([&](std::int64_t row, std::int64_t col, const GroupData& group) {
+      store(row, col, group, at(row, col), unit, 1);
+    });
+  }
+
+  QuantizedTensor& tensor_;
+  GroupWalk walk_;
+  Levels levels_;
+  StoredCode scale_code_;
+  Solver solver_;
+  std::optional<StoredCode> zero_code_, super_code_;
+};
+
+}  // namespace
+
+Result<QuantizedTensor> round_half_quadratic(MatrixView w, const InputStats& stats,
+                                             const Scheme& scheme, ThreadPool& pool) {
+  if (is_plain_float(scheme)) return round_to_nearest(w, {}, scheme, pool);
+  if (scheme.code->dim != 1 || scheme.scale == nullptr) {
+    return Error(
+        fmt::format("hqq solves for the scales of codes of one number, which {} has not; "
+                    "rtn:{} rounds it",
+                    to_string(scheme), to_string(scheme)));
+  }
+  if (w.stride != w.cols) return Error("a matrix to be quantized must be contiguous");
+  for (std::int64_t r = 0; r < w.rows; ++r) {
+    if (!std::ranges::all_of(w.row_span(r), [](float value) { return std::isfinite(value); })) {
+      return Error(
+          fmt::format("row {} holds a number that is not finite; the source is damaged", r));
+    }
+  }
+  QuantizedTensor tensor(scheme, w.rows, w.cols);
+  HalfQuadratic(w, stats, tensor).run(pool);
+  // One range a thread: each prepares the search for codes anew.
+  const std::int64_t chunk = (w.rows + pool.n_threads() - 1) / pool.n_threads();
+  pool.parallel_for(w.rows, chunk, [&](std::int64_t first, std::int64_t last, int) {
+    encode_rows_with_scales({w.row(first), static_cast<std::size_t>((last - first) * w.cols)},
+                            tensor, first, last - first);
+  });
+  return tensor;
+}
+
+}  // namespace lowbit
