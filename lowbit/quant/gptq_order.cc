@@ -2,7 +2,7 @@
 #include "lowbit/quant/gptq_order.h"
 
 #include <algorithm>
-#include <numeric>
+#include <functional>
 
 namespace lowbit {
 namespace {
@@ -25,25 +25,20 @@ std::vector<Run> spans_by_weight(std::span<const float> weights, std::int64_t fi
 
 }  // namespace
 
-ColumnOrder order_columns(std::span<const float> weights, std::int64_t group_cols,
-                          std::int64_t unit_cols, bool is_ordered) {
+ColumnOrder order_columns(std::span<const float> weights, const ColumnSteps& steps,
+                          bool is_ordered) {
   ColumnOrder order;
   const auto n_cols = static_cast<std::int64_t>(weights.size());
-  for (const Run& unit : spans_by_weight(weights, 0, n_cols, unit_cols, is_ordered)) {
-    order.units.push_back(
-        {static_cast<std::int64_t>(order.column.size()), unit.n, unit.first / unit_cols});
+  const auto position = [&] { return static_cast<std::int64_t>(order.column.size()); };
+  for (const Run& unit : spans_by_weight(weights, 0, n_cols, steps.unit, is_ordered)) {
+    order.units.push_back({position(), unit.n, unit.index});
     for (const Run& group :
-         spans_by_weight(weights, unit.first, unit.first + unit.n, group_cols, is_ordered)) {
-      order.groups.push_back(
-          {static_cast<std::int64_t>(order.column.size()), group.n, group.first / group_cols});
-      const auto begin = static_cast<std::ptrdiff_t>(order.column.size());
-      order.column.resize(order.column.size() + static_cast<std::size_t>(group.n));
-      std::iota(order.column.begin() + begin, order.column.end(), group.first);
-      if (!is_ordered) continue;
-      std::stable_sort(
-          order.column.begin() + begin, order.column.end(), [&](std::int64_t a, std::int64_t b) {
-            return weights[static_cast<std::size_t>(a)] > weights[static_cast<std::size_t>(b)];
-          });
+         spans_by_weight(weights, unit.first, unit.first + unit.n, steps.group, is_ordered)) {
+      order.groups.push_back({position(), group.n, group.index});
+      for (const Run& atom :
+           spans_by_weight(weights, group.first, group.first + group.n, steps.atom, is_ordered)) {
+        for (std::int64_t i = 0; i < atom.n; ++i) order.column.push_back(atom.first + i);
+      }
     }
   }
   return order;

@@ -21,9 +21,14 @@ struct ColumnOrder {
   std::vector<Run> groups, units;    // units: what is fitted at once, whole groups
 };
 
-/// group_cols, unit_cols: columns of a group and of a unit, a multiple of it. Without `is_ordered`
-/// the columns stand as they are.
-ColumnOrder order_columns(std::span<const float> weights, std::int64_t group_cols,
-                          std::int64_t unit_cols, bool is_ordered);
+/// How many columns stand together: of an atom, whose columns keep their order; of a group, whole
+/// atoms; of a unit, whole groups.
+struct ColumnSteps {
+  std::int64_t atom = 1, group = 1, unit = 1;
+};
+
+/// Without `is_ordered` the columns stand as they are.
+ColumnOrder order_columns(std::span<const float> weights, const ColumnSteps& steps,
+                          bool is_ordered);
 
 }  // namespace lowbit

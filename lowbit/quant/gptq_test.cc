@@ -96,6 +96,28 @@ TEST(Gptq, SchemesThatOnlyTheGrammarSpells) {
   }
 }
 
+TEST(Gptq, GridsOfVectors) {
+  const Problem p(18, 256);
+  ThreadPool one(1), three(3);
+  for (const char* name : {"iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"}) {
+    const Scheme scheme = *parse_scheme(name);
+    const auto nearest = round_to_nearest(p.weights(), p.stats(), scheme, one);
+    const auto alone = round_gptq(p.weights(), p.stats(), scheme, one);
+    const auto shared = round_gptq(p.weights(), p.stats(), scheme, three);
+    const auto unswept = round_gptq(p.weights(), p.stats(), scheme, {.n_sweeps = 0}, one);
+    ASSERT_TRUE(nearest && alone && shared && unswept) << name;
+    const auto error = [&](const QuantizedTensor& tensor) {
+      return output_error(p.weights(), p.hessian(), tensor, one);
+    };
+    EXPECT_LT(error(unswept->tensor), 0.8 * error(*nearest)) << name;
+    EXPECT_LT(error(alone->tensor), error(unswept->tensor)) << name;
+    expect_same(alone->tensor, shared->tensor, name);
+  }
+  const auto refused = round_gptq(p.weights(), p.stats(), *parse_scheme("iq1_s"), one);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find("rtn:iq1_s"), std::string::npos);
+}
+
 TEST(Gptq, TheBitsDependOnNoThreadCount) {
   const Problem p(45, 300);
   ThreadPool one(1), three(3);
@@ -222,15 +244,17 @@ TEST(Gptq, RefusesWhatItCannotDo) {
 
 TEST(ColumnOrder, KeepsGroupsTogether) {
   const std::vector<float> weights{1, 2, 3, 9, 5, 4, 7, 8, 6};
-  const ColumnOrder order = order_columns(weights, 2, 4, /*is_ordered=*/true);
+  const ColumnOrder order = order_columns(weights, {.group = 2, .unit = 4}, /*is_ordered=*/true);
   EXPECT_EQ(order.column, (std::vector<std::int64_t>{3, 2, 1, 0, 7, 6, 4, 5, 8}));
   ASSERT_EQ(order.groups.size(), 5u);
   EXPECT_EQ(order.groups[0].index, 1);
   EXPECT_EQ(order.groups[4].n, 1);
   ASSERT_EQ(order.units.size(), 3u);
   EXPECT_EQ(order.units[1].first, 4);
-  const ColumnOrder plain = order_columns(weights, 2, 4, /*is_ordered=*/false);
+  const ColumnOrder plain = order_columns(weights, {.group = 2, .unit = 4}, /*is_ordered=*/false);
   EXPECT_EQ(plain.column, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6, 7, 8}));
+  const ColumnOrder atoms = order_columns(weights, {.atom = 2, .group = 4, .unit = 4}, true);
+  EXPECT_EQ(atoms.column, (std::vector<std::int64_t>{2, 3, 0, 1, 6, 7, 4, 5, 8}));
 }
 
 }  // namespace
