@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -144,6 +145,21 @@ def test_a_folder_of_someone_else_is_left_alone(text, tmp_path):
     (work / "thesis.tex").write_text("...")
     refused(lowbit(*quantize(tmp_path / "out", text)), "thesis.tex")
     assert (work / "thesis.tex").exists()
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(text, tmp_path, whole):
+    output = tmp_path / "model"
+    command = quantize(output, text, "--calibration-windows", 600, "--calibration-ctx", 32, "--json")
+
+    def small_files():  # writes beyond fail as on a full disk, with another reason
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    done = subprocess.run([BINARY, *command], capture_output=True, text=True, preexec_fn=small_files)
+    assert done.returncode == 1 and "cannot write" in done.stderr and "model.work/" in done.stderr, done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["model.work"]
+    assert lowbit(*command).code == 0
+    assert contents(output) == whole
 
 
 def test_interrupted_runs_say_so(text, tmp_path):

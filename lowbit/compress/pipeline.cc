@@ -104,10 +104,10 @@ class Pipeline {
     return needs;
   }
 
-  /// The largest moment: a Hessian and what a rounder makes of it (two more), a matrix as f32
-  /// before and after, and one window.
+  /// The largest moment: a Hessian and what gptq makes of it (it ordered, and its factor), a matrix
+  /// as f32 before and after with what gptq keeps of it meanwhile, and one window.
   Status check_memory() const {
-    constexpr std::int64_t n_hessians = 3, n_matrices = 2;
+    constexpr std::int64_t n_hessians = 3, n_matrices = 2, n_hessian_matrices = 5;
     std::int64_t most = 0;
     std::string where;
     for (std::int64_t i = 0; i < config_.n_layers; ++i) {
@@ -115,12 +115,13 @@ class Pipeline {
         const std::vector<std::string> names = stage_matrices(i, stage);
         const std::int64_t n_inputs = stage_inputs(config_, stage);
         std::int64_t n_numbers = 0;
-        if (needs_of(names) == Needs::hessian) n_numbers = n_hessians * n_inputs * n_inputs;
+        const bool has_hessian = needs_of(names) == Needs::hessian;
+        if (has_hessian) n_numbers = n_hessians * n_inputs * n_inputs;
         std::int64_t n_outputs = 0;
         for (const std::string& name : names) {
           n_outputs = std::max(n_outputs, source_.shape(name)->rows);
         }
-        n_numbers += n_matrices * n_outputs * n_inputs;
+        n_numbers += (has_hessian ? n_hessian_matrices : n_matrices) * n_outputs * n_inputs;
         const std::int64_t n_bytes = n_numbers * std::int64_t{sizeof(float)};
         if (n_bytes > most) {
           most = n_bytes;
