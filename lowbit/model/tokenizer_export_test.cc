@@ -75,6 +75,17 @@ TEST(TokenizerExport, SaysWhichPretokenizersGgufCannotName) {
   EXPECT_NE(written.error().message().find("no name for the pre-tokenizer"), std::string::npos);
 }
 
+TEST(TokenizerExport, ControlTokensInFrontKeepTheirIds) {
+  TokenizerData data;
+  data.pre = "gpt-2";
+  data.tokens = {"<s>", "a", "b", "</s>"};
+  data.kinds = {TokenKind::control, TokenKind::normal, TokenKind::normal, TokenKind::control};
+  const json again = json::parse(tokenizer_to_json(data).dump());
+  EXPECT_EQ(again["model"]["vocab"], (json{{"<s>", 0}, {"a", 1}, {"b", 2}}));
+  EXPECT_EQ(again["added_tokens"].size(), 2u);
+  EXPECT_EQ(again["added_tokens"][1]["id"], 3);
+}
+
 TEST(TokenizerExport, LargeVocabulariesTakeLinearTime) {
   TokenizerData data;
   data.pre = "gpt-2";
