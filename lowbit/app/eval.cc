@@ -11,7 +11,9 @@
 #include "lowbit/app/interrupt.h"
 #include "lowbit/app/model_options.h"
 #include "lowbit/app/sweep.h"
+#include "lowbit/app/tasks.h"
 #include "lowbit/app/terminal.h"
+#include "lowbit/compress/calibration_text.h"
 #include "lowbit/measure/evaluate.h"
 #include "lowbit/measure/model_work.h"
 
@@ -22,9 +24,10 @@ using nlohmann::ordered_json;
 
 struct Options {
   ModelOptions model;
-  std::string text, reference, protocol = "llama", sweep, output;
+  std::string text, reference, protocol = "llama", sweep, output, tasks, samples;
   std::int64_t n_ctx = 512, max_windows = 0;
   std::optional<double> max_kld;
+  CalibrationText calibration;
   bool json = false;
 };
 
@@ -87,8 +90,20 @@ Exit run(const Options& options) {
   if (options.max_kld && options.reference.empty()) {
     return refuse(Error("--max-kld compares with a reference; name one with --reference"));
   }
-  auto text = read_text(options.text);
+  if (options.text.empty() == options.tasks.empty())
+    return refuse(Error("name what to read: --text FILE or --tasks FILE"));
+  if (!options.tasks.empty() && (options.max_kld || !options.sweep.empty()))
+    return refuse(Error("--max-kld and --sweep read a --text, not --tasks"));
+  auto text = read_text(options.tasks.empty() ? options.text : options.tasks);
   if (!text) return fail(text.error());
+  if (!options.tasks.empty()) {
+    return run_tasks({.model = options.model,
+                      .items = options.tasks,
+                      .reference = options.reference,
+                      .samples = options.samples,
+                      .json = options.json},
+                     *recipe, *text);
+  }
   if (!options.sweep.empty()) {
     const std::string output = options.output.empty()
                                    ? std::filesystem::path(options.sweep).stem().string()
@@ -99,6 +114,7 @@ Exit run(const Options& options) {
                       .reference = options.reference,
                       .text_path = options.text,
                       .text = *std::move(text),
+                      .calibration = options.calibration,
                       .eval = {.protocol = *protocol,
                                .n_ctx = options.n_ctx,
                                .max_windows = options.max_windows},
@@ -145,10 +161,18 @@ Exit run(const Options& options) {
 void add_eval(CLI::App& parser, Context& context) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
-      parser.add_subcommand("eval", "Perplexity of a text, KL divergence to a reference");
+      parser.add_subcommand("eval", "Perplexity of a text, KL divergence to a reference, answers");
   add_model_option(*command, options->model);
   constexpr std::int64_t least_ctx = 4, most_ctx = std::int64_t{1} << 24;
-  command->add_option("--text", options->text, "the text to read")->required();
+  command->add_option("--text", options->text, "the text to read");
+  command->add_option(
+      "--tasks", options->tasks,
+      "multiple-choice items instead of a text, a line each: {\"context\": \"...\", "
+      "\"choices\": [\" a\", \" b\"], \"answer\": 0, \"task\": \"name\"}; says the "
+      "share that the model gets right by log-likelihood, as lm-eval does (acc; "
+      "acc_norm: per character)");
+  command->add_option("--samples", options->samples,
+                      "also write what was chosen, item by item, into this file");
   command->add_option("--reference", options->reference,
                       "the model to compare with; it runs a=f32,kv=f32");
   command->add_option("-c,--ctx,--ctx-size", options->n_ctx, "tokens of a window (512)")
@@ -165,6 +189,12 @@ void add_eval(CLI::App& parser, Context& context) {
       "('RECIPE [--rule ...]', 'LABEL: RECIPE', a model file, '[FAMILY]', # "
       "comments), or of the list 'standard', and compare each with the model; a=f32 "
       "and kv=f32 unless --recipe says otherwise");
+  command->add_option("--calibration", options->calibration.path,
+                      "text for the methods of a sweep that need it or are better with it");
+  command
+      ->add_option("--calibration-windows", options->calibration.n_windows,
+                   "windows of 512 tokens to take from it (128)")
+      ->check(CLI::Range(std::int64_t{1}, most_ctx));
   command->add_option("-o,--output", options->output,
                       "PREFIX.csv, PREFIX.md and PREFIX.svg of a sweep (by default its name); "
                       "recipes that are in PREFIX.csv are not measured again");
@@ -178,7 +208,8 @@ void add_eval(CLI::App& parser, Context& context) {
       "  lowbit eval -m model-q4_0.gguf --reference model-f16.gguf --text book.txt --max-kld 0.05\n"
       "  lowbit eval -m model-f16.gguf --recipe w=rtn:int4.g128,a=f32 --reference model-f16.gguf "
       "--text book.txt\n"
-      "  lowbit eval -m model-f16.gguf --text book.txt --sweep recipes.txt -o quality");
+      "  lowbit eval -m model-f16.gguf --text book.txt --sweep recipes.txt -o quality\n"
+      "  lowbit eval -m model-q4_0.gguf --tasks items.jsonl --reference model-f16.gguf");
   command->callback([options, &context] { context.exit = run(*options); });
 }
 

@@ -8,10 +8,9 @@
 #include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
-#include <chrono>
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -20,11 +19,12 @@
 #include <vector>
 
 #include "lowbit/app/interrupt.h"
+#include "lowbit/app/mix_options.h"
 #include "lowbit/app/terminal.h"
-#include "lowbit/compress/quantize.h"
+#include "lowbit/compress/calibration_text.h"
+#include "lowbit/compress/quantize_in_memory.h"
 #include "lowbit/io/layout.h"
 #include "lowbit/measure/sweep.h"
-#include "lowbit/model/model_writer.h"
 
 namespace lowbit::app {
 namespace {
@@ -38,6 +38,7 @@ struct Request {
   std::optional<TensorRecipe> recipe;
   std::vector<Rule> rules;
   FallbackChoice fallback;
+  MixWords mix;          // schemes that are chosen instead of named
   bool is_file = false;  // the line is a model that somebody else made
 };
 
@@ -89,10 +90,54 @@ Result<TensorRecipe> recipe_of(const std::string& word, Recipe& run) {
   return parse_tensor_recipe(weights.starts_with("w=") ? weights.substr(2) : weights);
 }
 
+/// A word's value, the next word.
+Result<std::string> value_of(const std::string& option, std::istringstream& words) {
+  std::string value;
+  if (!(words >> value)) return Error(fmt::format("{} has no value", option));
+  return value;
+}
+
+/// Where the mix would be written: its containers differ in what they can hold.
+std::string place_of(const MixWords& mix) {
+  const auto candidates = parse_candidates(mix.candidates);
+  const bool is_gguf = mix.candidates.empty() || !candidates ||
+                       std::ranges::all_of(*candidates, [](const Scheme& scheme) {
+                         return gguf_bits_per_weight(scheme).has_value();
+                       });
+  return is_gguf ? "sweep.gguf" : "sweep/";
+}
+
+Status read_option(const std::string& word, std::istringstream& words, Request& request) {
+  const std::pair<const char*, std::string*> mix_options[] = {
+      {"--target-bpw", &request.mix.target_bpw},
+      {"--target-size", &request.mix.target_size},
+      {"--candidates", &request.mix.candidates},
+      {"--estimator", &request.mix.estimator}};
+  const auto* mix_option =
+      std::ranges::find(mix_options, word, &std::pair<const char*, std::string*>::first);
+  const bool is_mix = mix_option != std::end(mix_options);
+  if (!is_mix && word != "--rule" && word != "--fallback")
+    return Error(fmt::format("{} is no option of a recipe in a sweep", word));
+  auto value = value_of(word, words);
+  if (!value) return std::move(value).error();
+  if (is_mix) {
+    *mix_option->second = *value;
+  } else if (word == "--rule") {
+    auto rule = parse_rule(*value);
+    if (!rule) return std::move(rule).error();
+    request.rules.push_back(*std::move(rule));
+  } else {
+    auto fallback = parse_fallback(*value);
+    if (!fallback) return std::move(fallback).error();
+    request.fallback = *std::move(fallback);
+  }
+  return ok();
+}
+
 Result<Request> request_of(const SweepLine& line, const Recipe& run) {
-  Request request{.line = line, .run = run, .recipe = {}, .rules = {}, .fallback = {}};
+  Request request{.line = line, .run = run, .recipe = {}, .rules = {}, .fallback = {}, .mix = {}};
   std::istringstream words(line.text);
-  std::string word;
+  std::string word, recipe_word;
   words >> word;
   request.is_file = is_model_path(word);
   if (request.is_file) {
@@ -100,83 +145,66 @@ Result<Request> request_of(const SweepLine& line, const Recipe& run) {
     if (words >> more) return Error(fmt::format("a model file has no options: {}", more));
     return request;
   }
-  auto recipe = recipe_of(word, request.run);
+  if (!word.starts_with("--")) {
+    recipe_word = word;
+    words >> word;
+  }
+  for (; words; words >> word) {
+    if (Status status = read_option(word, words, request); !status)
+      return std::move(status).error();
+  }
+  if (request.mix.are_given()) {
+    const auto candidates = candidates_of(request.mix, place_of(request.mix));
+    if (!candidates) return Error(candidates.error());
+    auto method = parse_method(recipe_word, candidates->front());
+    if (!method) return std::move(method).error();
+    request.recipe = *std::move(method);
+    return request;
+  }
+  auto recipe = recipe_of(recipe_word, request.run);
   if (!recipe) return std::move(recipe).error();
   request.recipe = *std::move(recipe);
-  while (words >> word) {
-    std::string value;
-    const bool is_known = word == "--rule" || word == "--fallback";
-    if (!is_known) return Error(fmt::format("{} is no option of a recipe in a sweep", word));
-    if (!(words >> value)) return Error(fmt::format("{} has no value", word));
-    if (word == "--rule") {
-      auto rule = parse_rule(value);
-      if (!rule) return std::move(rule).error();
-      request.rules.push_back(*std::move(rule));
-    } else {
-      auto fallback = parse_fallback(value);
-      if (!fallback) return std::move(fallback).error();
-      request.fallback = *std::move(fallback);
-    }
-  }
   return request;
 }
 
-/// Bits of a matrix as GGUF stores it where it has a type for the scheme, else as a folder does.
-double bits_of(const Scheme& scheme, const ModelTensor& tensor) {
-  const auto bits = gguf_bits_per_weight(scheme);
-  return bits ? *bits : planar_bits_per_weight(scheme, tensor.rows(), tensor.cols());
-}
-
-Result<Made> make(const ModelFile& source, const Request& request, ThreadPool& pool) {
-  const auto start = std::chrono::steady_clock::now();
+Result<Made> make(const ModelFile& source, const Request& request,
+                  const CalibrationWindows* windows, ThreadPool& pool) {
   Made made;
-  LoadOptions options;
   if (request.is_file) {
     auto file = ModelFile::open(request.line.text);
     if (!file) return std::move(file).error();
-    made.bits_per_weight = file->bits_per_weight();
-    auto model = LoadedModel::load(*file, request.run, pool, std::move(options));
+    auto model = LoadedModel::load(*file, request.run, pool, LoadOptions());
     if (!model) return std::move(model).error();
+    made.bits_per_weight = file->bits_per_weight();
     made.model = *std::move(model);
     return made;
   }
-  auto plan =
-      plan_tensors(source, request.recipe, request.rules, request.fallback,
-                   [](const Scheme& scheme, const ModelTensor& tensor) {
-                     const bool in_gguf = gguf_bits_per_weight(scheme).has_value();
-                     return fits(in_gguf ? Container::gguf : Container::folder, scheme, tensor);
-                   });
-  if (!plan) return std::move(plan).error();
-  std::map<std::string, TensorTransform, std::less<>> transforms;
-  double n_bits = 0, n_numbers = 0;
-  for (const TensorPlan& entry : plan->tensors) {
-    if (!entry.tensor->is_matrix()) continue;
-    const auto n = static_cast<double>(entry.tensor->rows() * entry.tensor->cols());
-    n_bits += n * bits_of(entry.scheme, *entry.tensor);
-    n_numbers += n;
-    if (!entry.recipe) continue;
-    auto transform = requantizing(to_string(*entry.recipe), pool);
-    if (!transform) return std::move(transform).error();
-    transforms.emplace(entry.tensor->name, *std::move(transform));
+  QuantizeOptions options;
+  options.recipe = request.recipe;
+  options.rules = request.rules;
+  options.fallback = request.fallback;
+  if (request.mix.are_given()) {
+    const auto candidates = candidates_of(request.mix, place_of(request.mix));
+    if (!candidates) return Error(candidates.error());
+    auto mix = choose_by_words(source, request.mix, *candidates, *request.recipe, request.rules,
+                               place_of(request.mix), pool);
+    if (!mix) return std::move(mix).error();
+    options.rules = mix->rules;
   }
-  options.transform = [&](std::string_view name,
-                          QuantizedTensor tensor) -> Result<QuantizedTensor> {
-    const auto at = transforms.find(name);
-    if (at == transforms.end()) return tensor;
-    return at->second(name, std::move(tensor));
-  };
-  Progress progress(fmt::format("quantizing {}", request.line.label));
-  options.progress = [&](std::int64_t n_done, std::int64_t n_total) {
-    return progress(n_done, n_total);
-  };
-  auto model = LoadedModel::load(source, request.run, pool, std::move(options));
+  auto quantized = [&] {
+    Progress progress(fmt::format("quantizing {}", request.line.label));
+    options.progress = [&](std::string_view what, std::int64_t n_done, std::int64_t n_total) {
+      return progress(n_done, n_total, what);
+    };
+    return quantize_in_memory(source, options, windows, pool);
+  }();
+  if (!quantized) return std::move(quantized).error();
+  auto model = LoadedModel::load(*quantized->tensors, request.run, pool, LoadOptions());
   if (!model) return std::move(model).error();
   made.model = *std::move(model);
-  made.bits_per_weight = n_bits / n_numbers;
-  if (!plan->fallbacks.empty())
-    plan->notes.push_back(fmt::format("{} tensors fell back", plan->fallbacks.size()));
-  made.note = fmt::format("{}", fmt::join(plan->notes, "; "));
-  made.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  made.bits_per_weight = quantized->bits_per_weight;
+  made.seconds = quantized->seconds;
+  made.note = fmt::format("{}", fmt::join(quantized->notes, "; "));
   return made;
 }
 
@@ -218,8 +246,8 @@ class Judge {
 };
 
 Result<SweepPoint> measure(const ModelFile& source, const Request& request, const Judge& judge,
-                           ThreadPool& pool) {
-  auto made = make(source, request, pool);
+                           const CalibrationWindows* windows, ThreadPool& pool) {
+  auto made = make(source, request, windows, pool);
   if (!made) return std::move(made).error();
   Progress progress(fmt::format("evaluating {}", request.line.label));
   auto report = judge(*made->model, pool, [&](std::int64_t n_done, std::int64_t n_total) {
@@ -280,8 +308,11 @@ SweepSetting setting_of(const SweepOptions& options, const Recipe& run) {
   const EvalOptions& eval = options.eval;
   const std::string amount =
       eval.max_windows > 0 ? fmt::format("at most {} windows", eval.max_windows) : "windows";
-  return {file_name(path),
-          fmt::format("{}, {} bytes", file_name(options.text_path), options.text.size()),
+  std::string text = fmt::format("{}, {} bytes", file_name(options.text_path), options.text.size());
+  if (!options.calibration.path.empty())
+    text += fmt::format("; calibrated on {}, {} windows of {}", file_name(options.calibration.path),
+                        options.calibration.n_windows, options.calibration.n_ctx);
+  return {file_name(path), std::move(text),
           fmt::format("{}, {} of {} tokens, {}", name_of(eval.protocol), amount, eval.n_ctx,
                       to_string(Recipe{{}, run.activations, run.kv}))};
 }
@@ -304,6 +335,14 @@ Result<std::vector<Request>> requests_of(const SweepOptions& options, const Reci
     requests.push_back(*std::move(request));
   }
   return requests;
+}
+
+Result<CalibrationWindows> windows_of(const CalibrationText& text, const ModelFile& source) {
+  auto data = source.tokenizer();
+  if (!data) return std::move(data).error().in("calibration needs the model's tokenizer");
+  const auto tokenizer = Tokenizer::create(*std::move(data));
+  if (!tokenizer) return Error(tokenizer.error()).in("tokenizer");
+  return read_calibration(text, *tokenizer, source.config());
 }
 
 /// The points of an earlier run, if there was one.
@@ -333,6 +372,12 @@ Exit run_sweep(const SweepOptions& options) {
   watch_interrupts();
   auto source = ModelFile::open(options.model.model);
   if (!source) return fail(source.error());
+  std::optional<CalibrationWindows> windows;
+  if (!options.calibration.path.empty()) {
+    auto read = windows_of(options.calibration, *source);
+    if (!read) return fail(read.error());
+    windows = *std::move(read);
+  }
   const auto pool = make_pool(options.model);
   std::optional<Judge> judge;  // made when the first point asks for it
   std::vector<SweepPoint> points;
@@ -352,7 +397,7 @@ Exit run_sweep(const SweepOptions& options) {
       if (!created) return fail(created.error());
       judge = *std::move(created);
     }
-    auto point = measure(*source, (*requests)[i], *judge, *pool);
+    auto point = measure(*source, (*requests)[i], *judge, windows ? &*windows : nullptr, *pool);
     if (interrupted()) return fail(Error("interrupted"));
     if (!point) {
       spdlog::error("{} of {}: {}: {}", i + 1, requests->size(), line.label,

@@ -6,6 +6,7 @@
 
 #include "lowbit/app/command.h"
 #include "lowbit/app/model_options.h"
+#include "lowbit/compress/calibration_text.h"
 #include "lowbit/measure/evaluate.h"
 
 namespace lowbit::app {
@@ -16,6 +17,7 @@ struct SweepOptions {
   std::string output;     // PREFIX of .csv, .md and .svg
   std::string reference;  // the teacher; empty: the source itself
   std::string text_path, text;
+  CalibrationText calibration = {};  // no path: none
   EvalOptions eval = {};
   bool json = false;
 };
