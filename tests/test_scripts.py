@@ -346,3 +346,39 @@ def test_compare_runs_beside_the_peer(tmp_path):
 def test_compare_refuses(arguments, word):
     done = subprocess.run([ROOT / "scripts/compare", *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and word in done.stderr
+
+
+def points_of(family: str, *sizes_and_divergences) -> list[dict]:
+    return [
+        {"family": family, "label": f"{family}{i}", "bits_per_weight": bits, "kld_mean": kld, "kld_stderr": kld / 50, "front": front}
+        for i, (bits, kld, front) in enumerate(sizes_and_divergences)
+    ]
+
+
+def test_the_peer_is_read_off_at_equal_size():
+    """Its best point within 1 %, else log-linear between the neighbours on its front, else nothing."""
+    import quality
+
+    peers = points_of("llama.cpp", (3.0, 0.4, True), (4.0, 0.1, True), (4.02, 0.12, False), (5.0, 0.025, True))
+    assert quality.peer_at(peers, 4.03) == {"kld": 0.1, "how": "llama.cpp1 at 4.000"}
+    between = quality.peer_at(peers, 3.5)
+    assert between["kld"] == pytest.approx(0.2) and between["how"] == "between llama.cpp0 and llama.cpp1"
+    assert quality.peer_at(peers, 2.5) is None and quality.peer_at(peers, 6) is None
+    ours = points_of("ours", (3.1, 0.2, True), (4.6, 0.02, True), (5.4, 0.01, True), (3.02, 0.5, False))
+    lines = quality.at_targets(peers + ours)
+    assert [(line["target"], line["label"]) for line in lines] == [(3, "ours0"), (4.5, "ours1")]
+    assert lines[0]["below"] == pytest.approx(1 - 0.2 / (0.4**0.9 * 0.1**0.1))
+
+
+def test_a_file_with_a_fallback_is_no_point(tmp_path, monkeypatch):
+    import quality
+
+    monkeypatch.setattr(quality, "FOLDER", tmp_path)
+    source, matrix = Path("model.gguf"), Path("model-12345678.imatrix.gguf")
+    path = tmp_path / "model-12345678-Q4_K_M.gguf"
+    path.write_text("made before")
+    log = path.with_suffix(".log")
+    log.write_text("[ 1/ 2] a - [ 256, 1], type = f16, converting to q4_K .. size = 1 MiB\n")
+    assert quality.peer_file(None, source, matrix, "Q4_K_M") == path
+    log.write_text("tensor cols 576 x 576 are not divisible by 256 - using fallback quantization q5_0\n")
+    assert quality.peer_file(None, source, matrix, "Q4_K_M") is None

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The picture of a sweep. Each family has a colour and a line along its front; a point off the
-// front is hollow. A label takes the first place beside its point where it covers nothing; one that
-// finds none is left to the point's tooltip, points of a front first.
+// front is hollow. A label takes the first place beside its point where it covers nothing, or at
+// least no point and no label; one that finds none is left to the point's tooltip. Points of a
+// front choose first.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <string>
 
 #include "lowbit/measure/sweep.h"
@@ -17,7 +19,7 @@ namespace {
 
 constexpr double width = 960, height = 620;
 constexpr double left = 74, right = 24, top = 78, bottom = 56;  // margins of the plot
-constexpr double radius = 4, letter_width = 6.1, letter_height = 12;
+constexpr double radius = 4, letter_width = 6.3, letter_height = 12;
 
 constexpr std::string_view style = R"(
   .page { fill: #ffffff } .text { fill: #1f2328; font: 13px sans-serif }
@@ -160,8 +162,47 @@ Box box_of(const Place& place, double x, double y, std::string_view label) {
   return {from, y + place.dy - letter_height + 2, from + n, y + place.dy + 2};
 }
 
+/// Points of a family's front from left to right.
+std::vector<std::size_t> front_line(std::span<const SweepPoint> points,
+                                    const std::vector<bool>& front, std::string_view family) {
+  std::vector<std::size_t> line;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    if (front[i] && points[i].family == family) line.push_back(i);
+  }
+  std::ranges::sort(line, {}, [&](std::size_t i) { return points[i].bits_per_weight; });
+  return line;
+}
+
+/// Small boxes along the lines of all fronts.
+std::vector<Box> line_boxes(const Axes& axes, std::span<const SweepPoint> points,
+                            const std::vector<bool>& front,
+                            const std::vector<std::string>& families) {
+  constexpr double step = 4;
+  std::vector<Box> boxes;
+  for (const std::string& family : families) {
+    const auto line = front_line(points, front, family);
+    for (std::size_t i = 0; i + 1 < line.size(); ++i) {
+      const SweepPoint &from = points[line[i]], &to = points[line[i + 1]];
+      const double x = axes.x(from.bits_per_weight), y = axes.y(from.kld_mean);
+      const double dx = axes.x(to.bits_per_weight) - x, dy = axes.y(to.kld_mean) - y;
+      const int n = 1 + static_cast<int>(std::hypot(dx, dy) / step);
+      for (int k = 0; k < n; ++k) {
+        const double at = static_cast<double>(k) / n;
+        boxes.push_back({x + at * dx - 1, y + at * dy - 1, x + at * dx + 1, y + at * dy + 1});
+      }
+    }
+  }
+  return boxes;
+}
+
+std::size_t colour_of(const std::vector<std::string>& families, std::string_view family) {
+  return static_cast<std::size_t>(std::ranges::find(families, family) - families.begin()) %
+         n_colours;
+}
+
 std::string labels(const Axes& axes, std::span<const SweepPoint> points,
-                   const std::vector<bool>& front) {
+                   const std::vector<bool>& front, const std::vector<std::string>& families) {
+  const auto lines = line_boxes(axes, points, front, families);
   std::vector<Box> taken;
   for (const SweepPoint& point : points) {
     const double x = axes.x(point.bits_per_weight), y = axes.y(point.kld_mean);
@@ -174,18 +215,23 @@ std::string labels(const Axes& axes, std::span<const SweepPoint> points,
   for (const std::size_t i : order) {
     const SweepPoint& point = points[i];
     const double x = axes.x(point.bits_per_weight), y = axes.y(point.kld_mean);
+    std::optional<Place> chosen;
     for (const Place& place : places) {
       const Box box = box_of(place, x, y, point.label);
+      const auto meets = [&](const Box& other) { return box.meets(other); };
       const bool is_inside =
           box.x0 > left && box.x1 < width - 4 && box.y0 > top && box.y1 < height - bottom;
-      if (!is_inside || std::ranges::any_of(taken, [&](const Box& b) { return box.meets(b); }))
-        continue;
-      taken.push_back(box);
-      svg += fmt::format(
-          "<text class=\"text label{}\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n",
-          front[i] ? "" : " quiet", x + place.dx, y + place.dy, place.anchor, escaped(point.label));
-      break;
+      if (!is_inside || std::ranges::any_of(taken, meets)) continue;
+      const bool is_free = std::ranges::none_of(lines, meets);
+      if (is_free || !chosen) chosen = place;
+      if (is_free) break;
     }
+    if (!chosen) continue;
+    taken.push_back(box_of(*chosen, x, y, point.label));
+    svg += fmt::format(
+        "<text class=\"text label f{}\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n",
+        colour_of(families, point.family), x + chosen->dx, y + chosen->dy, chosen->anchor,
+        escaped(point.label));
   }
   return svg;
 }
@@ -194,11 +240,7 @@ std::string dots(const Axes& axes, std::span<const SweepPoint> points,
                  const std::vector<bool>& front, const std::vector<std::string>& families) {
   std::string svg;
   for (std::size_t colour = 0; colour < families.size(); ++colour) {
-    std::vector<std::size_t> line;
-    for (std::size_t i = 0; i < points.size(); ++i) {
-      if (front[i] && points[i].family == families[colour]) line.push_back(i);
-    }
-    std::ranges::sort(line, {}, [&](std::size_t i) { return points[i].bits_per_weight; });
+    const auto line = front_line(points, front, families[colour]);
     std::string corners;
     for (const std::size_t i : line) {
       corners += fmt::format("{:.1f},{:.1f} ", axes.x(points[i].bits_per_weight),
@@ -209,9 +251,7 @@ std::string dots(const Axes& axes, std::span<const SweepPoint> points,
   }
   for (std::size_t i = 0; i < points.size(); ++i) {
     const SweepPoint& point = points[i];
-    const auto colour =
-        static_cast<std::size_t>(std::ranges::find(families, point.family) - families.begin()) %
-        n_colours;
+    const std::size_t colour = colour_of(families, point.family);
     const double x = axes.x(point.bits_per_weight);
     svg += fmt::format(
         "<line class=\"spread c{0}\" x1=\"{1:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" "
@@ -257,8 +297,8 @@ std::string sweep_svg(const SweepSetting& setting, std::span<const SweepPoint> p
       "<text class=\"text quiet\" x=\"{:.0f}\" y=\"66\">filled, with a line: nothing of its family "
       "is as small and diverges less</text>\n",
       x);
-  return svg + grid(axes) + dots(axes, points, front, families) + labels(axes, points, front) +
-         "</svg>\n";
+  return svg + grid(axes) + dots(axes, points, front, families) +
+         labels(axes, points, front, families) + "</svg>\n";
 }
 
 }  // namespace lowbit
