@@ -117,8 +117,10 @@ Result<ModelPlan> plan_tensors(const ModelFile& model, const std::optional<Tenso
     if (mix != nullptr && !calibrated && llama_wants_imatrix(*mix, entry.scheme, tensor.name)) {
       ++n_blind;
     }
-    // A tensor that already is in its scheme would only lose by being rounded again.
-    if (entry.recipe && entry.scheme == tensor.scheme) entry.recipe.reset();
+    // A tensor that already is in its scheme would only lose by being rounded again, where no
+    // transform changes its numbers.
+    const bool is_transformed = recipe && !recipe->transforms.empty();
+    if (entry.recipe && entry.scheme == tensor.scheme && !is_transformed) entry.recipe.reset();
     plan.tensors.push_back(std::move(entry));
   }
   for (std::size_t i = 0; i < rules.size(); ++i) {

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "lowbit/backend/pack_cache.h"
+#include "lowbit/compress/transforms.h"
 #include "lowbit/compress/work_folder.h"
 #include "lowbit/measure/evaluate.h"
 #include "lowbit/model/model_writer.h"
@@ -100,11 +101,29 @@ Result<WorkFolder> calibrate(const ModelFile& source, const QuantizeOptions& opt
   pipeline.memory_bytes = options.memory_bytes;
   pipeline.work = &*work;
   pipeline.progress = options.progress;
-  auto done = quantize_blocks(*tensors_of(source, pool), pipeline, {}, pool);
+  const auto tensors = tensors_of(source, pool);
+  if (options.recipe) {
+    auto transforms = block_transforms(*tensors, *options.recipe, pipeline.recipe_of);
+    if (!transforms) return std::move(transforms).error();
+    pipeline.transforms = *std::move(transforms);
+  }
+  auto done = quantize_blocks(*tensors, pipeline, {}, pool);
   if (!done) return std::move(done).error();
   report.notes = done->notes;
   report.calibration = *std::move(done);
   return work;
+}
+
+/// A tensor that a transform changed and nothing rounds comes as f32 and goes as it was stored.
+Status keep_scheme(const Scheme& scheme, QuantizedTensor& tensor) {
+  if (tensor.scheme == scheme || !is_plain_float(tensor.scheme)) return ok();
+  if (!is_plain_float(scheme)) {
+    return Error(fmt::format(
+        "cannot be kept in {}, because a transform changes its numbers; give it a recipe (--rule)",
+        to_string(scheme)));
+  }
+  tensor = encode_plain(decode(tensor), scheme, tensor.rows, tensor.cols);
+  return ok();
 }
 
 }  // namespace
@@ -119,7 +138,8 @@ std::int64_t peak_resident_bytes() {
 Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOptions& options,
                                       ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
-  if (options.recipe && !options.recipe->transforms.empty()) {
+  const bool is_transformed = options.recipe && !options.recipe->transforms.empty();
+  if (is_transformed && options.recipe->transforms.front()->needs == Needs::weights) {
     return Error(fmt::format("this lowbit cannot apply the transform {} yet",
                              options.recipe->transforms.front()->name));
   }
@@ -139,7 +159,10 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
   }
 
   std::vector<OutputTensor> outputs;
-  for (const TensorPlan& entry : plan->tensors) outputs.push_back({entry.tensor, entry.scheme});
+  for (const TensorPlan& entry : plan->tensors) {
+    const bool is_float = is_transformed && !entry.tensor->is_matrix();
+    outputs.push_back({entry.tensor, is_float ? *parse_scheme("f32") : entry.scheme});
+  }
   auto writer = ModelWriter::create(source, options.output, outputs);
   if (!writer) return std::move(writer).error();
 
@@ -166,6 +189,10 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
       return std::move(result->tensor);
     }();
     if (!tensor) return std::move(tensor).error();
+    if (Status status = keep_scheme(outputs[static_cast<std::size_t>(i)].scheme, *tensor);
+        !status) {
+      return std::move(status).error().in(name);
+    }
     if (Status status = writer->add(std::move(*tensor)); !status) return std::move(status).error();
     source.drop_pages(*entry.tensor);
   }

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every transform alone, without rounding: the model says what it said before.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "lowbit/backend/cpu_backend.h"
+#include "lowbit/compress/awq.h"
+#include "lowbit/compress/fold.h"
+#include "lowbit/compress/smooth.h"
+#include "lowbit/compress/transforms.h"
+#include "lowbit/runtime/forward.h"
+#include "lowbit/runtime/random_model.h"
+
+namespace lowbit {
+namespace {
+
+constexpr std::int64_t n_tokens = 24;
+
+std::vector<std::int32_t> tokens_of(const ModelConfig& config, int seed) {
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < n_tokens; ++i) {
+    tokens.push_back(static_cast<std::int32_t>((i * 31 + i * i + 7 * seed) % config.n_vocab));
+  }
+  return tokens;
+}
+
+/// Of every token, with f32 activations and f32 keys and values.
+std::vector<float> logits_of(const TensorSource& source, ThreadPool& pool) {
+  const auto backend = *make_cpu_backend(pool);
+  auto weights = load_weights(source, *backend, {.activations = Activations::f32});
+  EXPECT_TRUE(weights) << weights.error().message();
+  const ModelConfig& config = source.config();
+  auto cache = KvCache::create(
+      *backend, {KvKind::f32, config.n_layers, config.n_kv_heads, config.head_dim}, n_tokens);
+  KvSequence kv;
+  EXPECT_TRUE(cache && cache->grow(kv, n_tokens));
+  const std::vector<std::int32_t> tokens = tokens_of(config, 0);
+  Forward forward(*backend, *weights, n_tokens);
+  const MatrixView logits = forward.run(std::array{StepSequence{tokens, 0, &kv, n_tokens}}, *cache);
+  std::vector<float> result(logits.data, logits.data + logits.rows * logits.cols);
+  cache->release(kv);
+  return result;
+}
+
+/// Folding rounds every number of a matrix at most twice, so a product moves by up to 2 eps sum
+/// |w||x|, about 2 eps sqrt(n) of its own size (n inputs, no cancellation beyond a random walk's).
+/// The 2 layers have 14 products in a row, and a norm or softmax passes on relative errors at most
+/// a few times larger: 14 * 2 * 2^-24 * sqrt(104) * 4 < 1e-4 of the largest logit.
+void expect_same_logits(const std::vector<float>& expected, const std::vector<float>& found) {
+  ASSERT_EQ(found.size(), expected.size());
+  float largest = 0, most = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::fabs(expected[i]));
+    most = std::max(most, std::fabs(found[i] - expected[i]));
+  }
+  EXPECT_GT(largest, 0.1f);
+  EXPECT_LT(most, 1e-4f * largest);
+}
+
+/// Every kind of model that differs in what can be folded.
+std::vector<RandomModel::Options> models() {
+  return {{.seed = 1, .biases = false, .qk_norm = false},
+          {.seed = 2, .biases = true, .qk_norm = false, .tied = true},
+          {.seed = 3, .biases = false, .qk_norm = true},
+          {.seed = 4, .biases = true, .qk_norm = true, .tied = true}};
+}
+
+/// Every matrix as the transforms leave it; inputs are captured from two short windows.
+QuantizedModel transformed(const RandomModel& model, const BlockTransform& transform,
+                           ThreadPool& pool) {
+  QuantizedModel result(model);
+  PipelineOptions options;
+  options.recipe_of = [](std::string_view) { return std::optional<TensorRecipe>(); };
+  options.windows = {tokens_of(model.config(), 1), tokens_of(model.config(), 2)};
+  options.transforms = {transform};
+  const auto report = quantize_blocks(
+      model, options,
+      [&](const std::string& name, QuantizedTensor tensor) -> Status {
+        result.replace(name, std::move(tensor));
+        return ok();
+      },
+      pool);
+  EXPECT_TRUE(report) << report.error().message();
+  return result;
+}
+
+TEST(Fold, PowersOfTwoChangeNoBit) {
+  ThreadPool pool(2);
+  for (const RandomModel::Options& options : models()) {
+    const RandomModel model(options);
+    const auto graph = trace_model(model);
+    ASSERT_TRUE(graph);
+    FoldedModel folded(model);
+    std::mt19937 random(11);
+    for (const Fold& fold : graph->folds) {
+      std::vector<float> factors;
+      for (std::int64_t i = 0; i < fold.n_channels; ++i) {
+        factors.push_back(std::ldexp(1.0f, static_cast<int>(random() % 7) - 3));
+      }
+      folded.scale(fold, std::move(factors));
+    }
+    EXPECT_NE(decode(*folded.load("model.layers.0.self_attn.v_proj.weight")),
+              decode(*model.load("model.layers.0.self_attn.v_proj.weight")));
+    EXPECT_EQ(logits_of(folded, pool), logits_of(model, pool)) << "seed " << options.seed;
+  }
+}
+
+TEST(Fold, AnyFactorsKeepTheLogits) {
+  ThreadPool pool(2);
+  for (const RandomModel::Options& options : models()) {
+    const RandomModel model(options);
+    const auto graph = trace_model(model);
+    ASSERT_TRUE(graph);
+    FoldedModel folded(model);
+    std::mt19937 random(12);
+    std::uniform_real_distribution<float> factor(0.2f, 5.0f);
+    for (const Fold& fold : graph->folds) {
+      std::vector<float> factors(static_cast<std::size_t>(fold.n_channels));
+      for (float& number : factors) number = factor(random);
+      folded.scale(fold, std::move(factors));
+    }
+    expect_same_logits(logits_of(model, pool), logits_of(folded, pool));
+  }
+}
+
+TEST(SmoothQuant, FactorsFollowTheFormula) {
+  const std::vector<float> max_x{16, 4, 0, 1}, max_w{4, 1, 3, 0};
+  EXPECT_EQ(smooth_factors(max_x, max_w, 0.5), (std::vector<float>{2, 2, 1, 1}));
+  EXPECT_EQ(smooth_factors(max_x, max_w, 1), (std::vector<float>{16, 4, 1, 1}));
+  EXPECT_EQ(smooth_factors(max_x, max_w, 0), (std::vector<float>{0.25f, 1, 1, 1}));
+}
+
+TEST(SmoothQuant, KeepsTheLogits) {
+  ThreadPool pool(2);
+  for (const RandomModel::Options& options : models()) {
+    const RandomModel model(options);
+    const auto graph = trace_model(model);
+    ASSERT_TRUE(graph);
+    const QuantizedModel smooth = transformed(model, smoothquant(*graph), pool);
+    // Norms, biases of v where there are some, and 7 matrices of each layer.
+    EXPECT_EQ(smooth.replaced().size(), options.biases ? 2u * 10u : 2u * 9u);
+    expect_same_logits(logits_of(model, pool), logits_of(smooth, pool));
+  }
+}
+
+/// What smoothing is for: the largest inputs come down to the range of the others.
+TEST(SmoothQuant, LowersOutliersOfInputs) {
+  ThreadPool pool(2);
+  RandomModel model({.seed = 5});
+  // Channel 3 of every norm is 30 times as large as the others.
+  for (auto& [name, tensor] : model.tensors()) {
+    if (!name.ends_with("layernorm.weight")) continue;
+    std::vector<float> numbers = decode(tensor);
+    numbers[3] *= 30;
+    tensor = encode_plain(numbers, *parse_scheme("f32"), 1, tensor.cols);
+  }
+  const auto graph = trace_model(model);
+  ASSERT_TRUE(graph);
+  const QuantizedModel smooth = transformed(model, smoothquant(*graph), pool);
+  const auto outlier_of = [&](const TensorSource& source) {
+    const auto stats =
+        collect_statistics(source, {tokens_of(model.config(), 1)}, Needs::activations, pool);
+    EXPECT_TRUE(stats);
+    const std::vector<float>& max_abs = stats->at("model.layers.1.mlp.up_proj.weight").max_abs;
+    std::vector<float> sorted = max_abs;
+    std::ranges::sort(sorted);
+    return max_abs[3] / sorted[sorted.size() / 2];
+  };
+  EXPECT_GT(outlier_of(model), 15.0f);
+  EXPECT_LT(outlier_of(smooth), 8.0f);
+}
+
+TEST(Awq, ScalesKeepTheLogits) {
+  ThreadPool pool(2);
+  const TensorRecipe recipe = *parse_tensor_recipe("rtn:int3.g32");
+  for (const RandomModel::Options& options : models()) {
+    const RandomModel model(options);
+    const auto graph = trace_model(model);
+    ASSERT_TRUE(graph);
+    const QuantizedModel scaled =
+        transformed(model,
+                    awq(*graph, [&](std::string_view) { return recipe; },
+                        {.n_ratios = 3, .n_clip_levels = 0, .n_rows = 32}),
+                    pool);
+    EXPECT_EQ(scaled.replaced().size(), options.biases ? 2u * 10u : 2u * 9u);
+    expect_same_logits(logits_of(model, pool), logits_of(scaled, pool));
+  }
+}
+
+/// In groups of 32 some inputs are far larger: awq gives their columns more of the grid, so that
+/// what the layer puts out comes nearer to the exact. Only the last feed-forward is rounded, so
+/// that the logits show its error and no attention makes a chaos of it.
+TEST(Awq, LowersTheErrorOfTheLogits) {
+  ThreadPool pool(2);
+  RandomModel model({.seed = 6});
+  for (auto& [name, tensor] : model.tensors()) {
+    if (name != "model.layers.1.post_attention_layernorm.weight") continue;
+    std::vector<float> numbers = decode(tensor);
+    for (std::size_t i = 5; i < numbers.size(); i += 24) numbers[i] *= 12;
+    tensor = encode_plain(numbers, *parse_scheme("f32"), 1, tensor.cols);
+  }
+  const TensorRecipe recipe = *parse_tensor_recipe("rtn-absmax:int3.g32");
+  const auto graph = trace_model(model);
+  ASSERT_TRUE(graph);
+  const auto error_of = [&](const std::vector<BlockTransform>& transforms) {
+    QuantizedModel result(model);
+    PipelineOptions options;
+    options.recipe_of = [&](std::string_view name) {
+      return name.find("layers.1.mlp") != std::string_view::npos ? std::optional(recipe)
+                                                                 : std::nullopt;
+    };
+    options.windows = {tokens_of(model.config(), 0), tokens_of(model.config(), 2)};
+    options.transforms = transforms;
+    const auto report = quantize_blocks(
+        model, options,
+        [&](const std::string& name, QuantizedTensor tensor) -> Status {
+          result.replace(name, std::move(tensor));
+          return ok();
+        },
+        pool);
+    EXPECT_TRUE(report) << report.error().message();
+    const std::vector<float> expected = logits_of(model, pool), found = logits_of(result, pool);
+    double sum = 0;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      sum += std::pow(static_cast<double>(found[i]) - static_cast<double>(expected[i]), 2);
+    }
+    return sum;
+  };
+  const auto recipe_of = [&](std::string_view name) {
+    return name.find("layers.1.mlp") != std::string_view::npos ? std::optional(recipe)
+                                                               : std::nullopt;
+  };
+  const double plain = error_of({});
+  const double scaled = error_of({awq(*graph, recipe_of, {.n_clip_levels = 0})});
+  const double clipped = error_of({awq(*graph, recipe_of)});
+  EXPECT_LT(scaled, 0.9 * plain);
+  EXPECT_LT(clipped, plain);
+}
+
+TEST(Transforms, AreThoseOfTheRecipe) {
+  const RandomModel model({});
+  const auto recipe_of = [](std::string_view) { return std::optional<TensorRecipe>(); };
+  for (const auto& [text, n] : {std::pair{"rtn:int4.g32", 0u}, std::pair{"awq:int4.g32", 1u},
+                                std::pair{"smoothquant+rtn:int8.channel", 1u}}) {
+    const auto steps = block_transforms(model, *parse_tensor_recipe(text), recipe_of);
+    ASSERT_TRUE(steps) << steps.error().message();
+    EXPECT_EQ(steps->size(), n) << text;
+  }
+}
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The transforms of a recipe, put to work on a model: those that need data as steps of the pipeline
+// (pipeline.h), in the order of the recipe.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "lowbit/compress/pipeline.h"
+#include "lowbit/compress/tensor_recipe.h"
+
+namespace lowbit {
+
+/// recipe_of: what becomes of a matrix. Errors: a source that lacks a tensor.
+Result<std::vector<BlockTransform>> block_transforms(
+    const TensorSource& source, const TensorRecipe& recipe,
+    const std::function<std::optional<TensorRecipe>(std::string_view name)>& recipe_of);
+
+}  // namespace lowbit
