@@ -35,7 +35,7 @@ EXPECTED = {
     "avx512_bf16": (None, "vdpbf16ps zmm"),
     "amx_int8": ("tdpbsud tmm", None),
 }
-TILES = {"int8_row_tile": 0, "int8_tile": 0, "int8_super_tile": 0, "f32_tile": 1, "amx_products_of": 0}
+TILES = {"int8_row_tile": 0, "int8_tile": 0, "int8_super_tile": 0, "f32_tile": 1, "gram_tile": 1, "amx_products_of": 0}
 ONE_TOKEN = {"gemv_planes": 0}
 LEAST_PRODUCTS = 4  # of a loop that is judged
 

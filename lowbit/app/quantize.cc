@@ -284,7 +284,8 @@ void add_quantize(CLI::App& parser, Context& context) {
       "  lowbit quantize -m model.gguf Q4_K_M -o model-q4_k_m.gguf\n"
       "  lowbit quantize -m model/ --recipe rtn:int4.g128 --rule '*embed_tokens*=q8_0' -o "
       "model-int4/\n"
-      "  lowbit quantize -m model.gguf q4_k --fallback q5_0 -o model-q4_k.gguf");
+      "  lowbit quantize -m model.gguf q4_k --fallback q5_0 -o model-q4_k.gguf\n"
+      "  lowbit quantize -m model/ --recipe gptq:int4.g128 --calibration text.txt -o model-gptq/");
 }
 
 void add_convert(CLI::App& parser, Context& context) {
