@@ -17,13 +17,26 @@
 namespace lowbit::app {
 
 struct MixWords {
-  std::string target_bpw, target_size, candidates, estimator = "relative";
+  std::string target_bpw, target_size, max_kld, candidates, estimator = "probe";
   bool dry_run = false;
 
-  bool are_given() const { return !target_bpw.empty() || !target_size.empty(); }
+  bool are_given() const { return !target_bpw.empty() || !target_size.empty() || !max_kld.empty(); }
 };
 
+/// What estimators are told: a few windows of text and what the matrices' inputs look like on them.
+struct Calibration {
+  CalibrationWindows windows, stats_windows;
+  ModelStats stats;
+};
+/// path: a text; "" stands for the one that is part of the program. With statistics only where they
+/// are needed, because they cost a pass over the model.
+Result<Calibration> read_windows(const ModelFile& file, const std::string& path);
+Status add_statistics(const ModelFile& file, Calibration& calibration, ThreadPool& pool);
+
 void add_mix_options(CLI::App& command, MixWords& words);
+
+/// Errors: several targets, one that is no number, an estimator that does not fit it.
+Status check_words(const MixWords& words);
 
 /// [TRANSFORM+]...[METHOD] without a scheme: the recipe that every chosen scheme gets. Errors: a
 /// scheme stands in it.
@@ -32,11 +45,12 @@ Result<TensorRecipe> parse_method(std::string_view text, const Scheme& any_schem
 /// What --candidates says, or the default for the output.
 Result<std::vector<Scheme>> candidates_of(const MixWords& words, const std::string& output);
 
-/// Measures and chooses. `base` is the recipe of every matrix but for its scheme.
+/// Measures, or takes what was measured before for this model, and chooses. `base` is the recipe of
+/// every matrix but for its scheme; calibration: the text's path or "".
 Result<Mix> choose_by_words(const ModelFile& file, const MixWords& words,
                             std::span<const Scheme> candidates, const TensorRecipe& base,
                             const std::vector<Rule>& rules, const std::string& output,
-                            ThreadPool& pool);
+                            const std::string& calibration, ThreadPool& pool);
 
 std::string mix_text(const Mix& mix);
 nlohmann::ordered_json mix_json(const Mix& mix);

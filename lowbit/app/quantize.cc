@@ -78,15 +78,15 @@ Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
   }
   const std::string& text = options.recipe.empty() ? options.scheme : options.recipe;
   if (options.mix.are_given()) {
-    if (!options.mix.target_bpw.empty() && !options.mix.target_size.empty())
-      return Error("--target-bpw and --target-size are two targets; give one");
+    if (Status checked = check_words(options.mix); !checked) return std::move(checked).error();
     const auto candidates = candidates_of(options.mix, options.output);
     if (!candidates) return Error(candidates.error());
     auto method = parse_method(text, candidates->front());
     if (!method) return std::move(method).error();
     parsed.recipe = *method;
   } else if (options.mix.dry_run) {
-    return Error("--dry-run shows what --target-bpw or --target-size choose; give one of them");
+    return Error(
+        "--dry-run shows what --target-bpw, --target-size or --max-kld choose; give one of them");
   } else if (!text.empty()) {
     auto recipe = parse_tensor_recipe(text.starts_with("w=") ? text.substr(2) : text);
     if (!recipe) return std::move(recipe).error();
@@ -182,8 +182,9 @@ Exit run(const Options& options, bool is_convert) {
   std::optional<Mix> mix;
   if (options.mix.are_given()) {
     const auto candidates = candidates_of(options.mix, options.output);
-    auto chosen = choose_by_words(*source, options.mix, *candidates, *request->recipe,
-                                  request->rules, options.output, *pool);
+    auto chosen =
+        choose_by_words(*source, options.mix, *candidates, *request->recipe, request->rules,
+                        options.output, options.calibration.text.path, *pool);
     if (!chosen) return fail(chosen.error());
     mix = *std::move(chosen);
     request->rules = mix->rules;

@@ -251,8 +251,10 @@ Result<std::int64_t> parse_size(std::string_view text) {
 }
 
 std::vector<Scheme> default_candidates(Container container) {
-  constexpr std::array gguf{"q2_k", "q3_k", "q4_k", "q5_k",   "q6_k",
-                            "q8_0", "q4_0", "q5_0", "iq4_nl", "iq4_xs"};
+  // By rising size; where rows are no multiple of 256, only those of 32 fit.
+  constexpr std::array gguf{"iq2_xxs", "iq2_xs", "iq2_s",  "iq3_xxs", "iq3_s",
+                            "q3_k",    "iq4_xs", "iq4_nl", "q4_0",    "q4_k",
+                            "q4_1",    "q5_0",   "q5_k",   "q6_k",    "q8_0"};
   constexpr std::array folder{"int2.g64",  "int2.g32", "int3.g128", "int3.g64", "int3.g32",
                               "int4.g128", "int4.g64", "int4.g32",  "iq4_nl",   "int5.g128",
                               "int5.g64",  "int5.g32", "int6.g128", "int6.g64", "int8.g128"};

@@ -47,6 +47,7 @@ struct Mix {
   std::vector<MixRow> rows;
   std::int64_t n_bytes = 0;  // of everything that is written
   double bits_per_weight = 0, loss = 0;
+  std::optional<double> measured_kld = {};  // of the whole mix, where it was measured
 };
 
 struct MixOptions {

@@ -42,7 +42,7 @@ struct GroupSensitivity {
 
 struct SensitivityOptions {
   std::vector<Scheme> candidates;
-  Estimator estimator = Estimator::relative;
+  Estimator estimator = Estimator::probe;
   /// E[x^2] of the inputs, and E[x x^T] if they have it; a matrix without an entry weighs all its
   /// columns alike.
   const ModelStats* stats = nullptr;
@@ -57,6 +57,11 @@ struct SensitivityOptions {
 Result<std::vector<GroupSensitivity>> measure_sensitivity(const ModelFile& file,
                                                           const SensitivityOptions& options,
                                                           ThreadPool& pool);
+
+/// A matrix rounded as the estimators do it: by rtn, or by `rounder` where that needs no Hessian.
+Result<QuantizedTensor> rounded_tensor(const ModelFile& file, const ModelTensor& tensor,
+                                       const Scheme& scheme, const ModelStats* stats,
+                                       ThreadPool& pool, const Rounder* rounder = nullptr);
 
 /// Whether a scheme's blocks divide the rows of every matrix of the group.
 bool fits_rows(const Scheme& scheme, const TensorGroup& group);
