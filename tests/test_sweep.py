@@ -4,7 +4,7 @@ import csv
 import xml.etree.ElementTree as xml
 
 import pytest
-from conftest import GOLDEN, lowbit, refused
+from conftest import CACHE, GOLDEN, lowbit, refused
 
 LIST = """# recipes of a test
 int8.channel
@@ -91,6 +91,25 @@ def test_the_picture_is_xml_with_every_point(sweep):
     assert table.count("\n| ") == 6
 
 
+def test_recipes_that_need_text_and_mixes(sweep, tmp_path):
+    calibration = tmp_path / "calibration.txt"
+    calibration.write_bytes((CACHE / "texts/emma.txt").read_bytes()[:20000])
+    recipes = "gptq:int4.g16\nrtn:int4.g16\nmixed: --target-bpw 6 --candidates int4.g16,int8.channel\n"
+    done = sweep(recipes)
+    assert done.code == 1 and "gptq needs calibration text" in done.err and "| mixed" in done.out
+    sweep.output.with_suffix(".csv").unlink()
+    points = sweep(recipes, "--calibration", calibration, "--calibration-windows", 8, "--json").json["points"]
+    gptq, rtn, mixed = points
+    assert gptq["kld_mean"] < rtn["kld_mean"]
+    assert 5 < mixed["bits_per_weight"] <= 6 and mixed["kld_mean"] < rtn["kld_mean"]
+    written = tmp_path / "written/"
+    command = ["quantize", "-m", GOLDEN / "qwen2", "--recipe", "gptq:int4.g16", "--calibration", calibration, "--calibration-windows", 8]
+    assert lowbit(*command, "-o", f"{written}/", "--no-self-test").code == 0
+    again = sweep(f"gptq:int4.g16\n{written}/\n", "--calibration", calibration, "--calibration-windows", 8, "--json").json["points"]
+    assert again[0]["kld_mean"] == again[1]["kld_mean"]
+    assert again[0]["bits_per_weight"] == pytest.approx(again[1]["bits_per_weight"], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -101,6 +120,8 @@ def test_the_picture_is_xml_with_every_point(sweep):
         ("q4_0\nq4_0\n", ["line 2", "twice"]),
         ("q4_0,a=int9\n", ["line 1", "int9"]),
         ("./model.gguf q4_0\n", ["line 1", "q4_0"]),
+        ("gptq:q4_0 --target-bpw 5\n", ["line 1", "names a scheme"]),
+        ("--target-bpw 5 --candidates int99\n", ["line 1", "int99"]),
     ],
 )
 def test_a_bad_list_is_refused_before_anything_runs(sweep, text, words):

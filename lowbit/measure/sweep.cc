@@ -187,7 +187,7 @@ std::string sweep_csv(const SweepSetting& setting, std::span<const SweepPoint> p
   std::string csv = fmt::format("{}\n{}\n", first_line(setting), heading());
   for (const SweepPoint& point : points) {
     csv += fmt::format("{},{},{}", quoted(point.family), quoted(point.label), quoted(point.text));
-    for (const auto& column : number_columns) csv += fmt::format(",{:.8g}", point.*column.second);
+    for (const auto& column : number_columns) csv += fmt::format(",{}", point.*column.second);
     csv += fmt::format(",{}\n", quoted(point.note));
   }
   return csv;
