@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "lowbit/compress/transforms.h"
 #include "lowbit/io/layout.h"
 #include "lowbit/model/model_writer.h"
 
@@ -55,7 +56,13 @@ Status quantize_calibrated(const TensorSource& source, const ModelPlan& plan,
     return at == entries.end() ? std::nullopt : at->second->recipe;
   };
   options.windows = windows;
+  options.memory_bytes = request.memory_bytes;
   options.progress = request.progress;
+  if (request.recipe) {
+    auto transforms = block_transforms(source, *request.recipe, options.recipe_of);
+    if (!transforms) return Error(transforms.error());
+    options.transforms = *std::move(transforms);
+  }
   const auto report = quantize_blocks(
       source, options,
       [&](const std::string& name, QuantizedTensor tensor) {
@@ -91,7 +98,8 @@ Status check_has_text(const QuantizeOptions& request, const ModelPlan& plan) {
 Result<ModelInMemory> quantize_in_memory(const ModelFile& source, const QuantizeOptions& request,
                                          const CalibrationWindows* windows, ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
-  if (request.recipe && !request.recipe->transforms.empty()) {
+  const bool is_transformed = request.recipe && !request.recipe->transforms.empty();
+  if (is_transformed && request.recipe->transforms.front()->needs == Needs::weights) {
     return Error(fmt::format("this lowbit cannot apply the transform {} in memory yet",
                              request.recipe->transforms.front()->name));
   }
@@ -117,14 +125,11 @@ Result<ModelInMemory> quantize_in_memory(const ModelFile& source, const Quantize
                     : quantize_calibrated(*model.source, *plan, request, *windows, model, pool);
   if (!done) return std::move(done).error();
   double n_bits = 0, n_numbers = 0;
-  for (const ModelTensor& tensor : source.tensors()) {
-    if (!tensor.is_matrix()) continue;
-    const auto at = model.tensors->replaced().find(tensor.name);
-    const Scheme& scheme =
-        at == model.tensors->replaced().end() ? tensor.scheme : at->second.scheme;
-    const auto n = static_cast<double>(tensor.rows() * tensor.cols());
-    n_bits += n * stored_bits(scheme, tensor.rows(), tensor.cols());
-    n_numbers += n;
+  for (const TensorPlan& entry : plan->tensors) {
+    if (!entry.tensor->is_matrix()) continue;
+    const std::int64_t rows = entry.tensor->rows(), cols = entry.tensor->cols();
+    n_bits += static_cast<double>(rows * cols) * stored_bits(entry.scheme, rows, cols);
+    n_numbers += static_cast<double>(rows * cols);
   }
   model.bits_per_weight = n_bits / n_numbers;
   model.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
