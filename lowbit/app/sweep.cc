@@ -111,6 +111,7 @@ Status read_option(const std::string& word, std::istringstream& words, Request& 
   const std::pair<const char*, std::string*> mix_options[] = {
       {"--target-bpw", &request.mix.target_bpw},
       {"--target-size", &request.mix.target_size},
+      {"--max-kld", &request.mix.max_kld},
       {"--candidates", &request.mix.candidates},
       {"--estimator", &request.mix.estimator}};
   const auto* mix_option =
@@ -154,6 +155,7 @@ Result<Request> request_of(const SweepLine& line, const Recipe& run) {
       return std::move(status).error();
   }
   if (request.mix.are_given()) {
+    if (Status status = check_words(request.mix); !status) return std::move(status).error();
     const auto candidates = candidates_of(request.mix, place_of(request.mix));
     if (!candidates) return Error(candidates.error());
     auto method = parse_method(recipe_word, candidates->front());
@@ -168,7 +170,8 @@ Result<Request> request_of(const SweepLine& line, const Recipe& run) {
 }
 
 Result<Made> make(const ModelFile& source, const Request& request,
-                  const CalibrationWindows* windows, ThreadPool& pool) {
+                  const CalibrationWindows* windows, const std::string& calibration,
+                  ThreadPool& pool) {
   Made made;
   if (request.is_file) {
     auto file = ModelFile::open(request.line.text);
@@ -187,7 +190,7 @@ Result<Made> make(const ModelFile& source, const Request& request,
     const auto candidates = candidates_of(request.mix, place_of(request.mix));
     if (!candidates) return Error(candidates.error());
     auto mix = choose_by_words(source, request.mix, *candidates, *request.recipe, request.rules,
-                               place_of(request.mix), pool);
+                               place_of(request.mix), calibration, pool);
     if (!mix) return std::move(mix).error();
     options.rules = mix->rules;
   }
@@ -246,8 +249,9 @@ class Judge {
 };
 
 Result<SweepPoint> measure(const ModelFile& source, const Request& request, const Judge& judge,
-                           const CalibrationWindows* windows, ThreadPool& pool) {
-  auto made = make(source, request, windows, pool);
+                           const CalibrationWindows* windows, const std::string& calibration,
+                           ThreadPool& pool) {
+  auto made = make(source, request, windows, calibration, pool);
   if (!made) return std::move(made).error();
   Progress progress(fmt::format("evaluating {}", request.line.label));
   auto report = judge(*made->model, pool, [&](std::int64_t n_done, std::int64_t n_total) {
@@ -397,7 +401,8 @@ Exit run_sweep(const SweepOptions& options) {
       if (!created) return fail(created.error());
       judge = *std::move(created);
     }
-    auto point = measure(*source, (*requests)[i], *judge, windows ? &*windows : nullptr, *pool);
+    auto point = measure(*source, (*requests)[i], *judge, windows ? &*windows : nullptr,
+                         options.calibration.path, *pool);
     if (interrupted()) return fail(Error("interrupted"));
     if (!point) {
       spdlog::error("{} of {}: {}: {}", i + 1, requests->size(), line.label,
