@@ -133,6 +133,8 @@ ordered_json to_json(const QuantizeReport& report, const std::optional<SelfTest>
     const PipelineReport& run = *report.calibration;
     object["calibration"] = {{"windows", report.n_calibration_windows},
                              {"resumed_blocks", run.n_resumed_blocks},
+                             {"inputs", run.n_inputs},
+                             {"outliers", run.n_outliers},
                              {"forward_seconds", run.forward_seconds},
                              {"statistics_seconds", run.statistics_seconds},
                              {"rounding_seconds", run.rounding_seconds}};
@@ -169,6 +171,11 @@ void tell(const QuantizeReport& report, std::int64_t n_windows_wanted, bool verb
   if (verbose) {
     spdlog::info("calibration: forward {:.1f} s, statistics {:.1f} s, rounding {:.1f} s",
                  run.forward_seconds, run.statistics_seconds, run.rounding_seconds);
+    if (run.n_inputs > 0) {
+      spdlog::info("{:.4f} % of the inputs of matrices are outliers, |x| >= {}",
+                   100 * static_cast<double>(run.n_outliers) / static_cast<double>(run.n_inputs),
+                   outlier_threshold);
+    }
   }
 }
 

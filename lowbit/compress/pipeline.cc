@@ -111,12 +111,21 @@ class Pipeline {
     std::int64_t most = 0;
     std::string where;
     for (std::int64_t i = 0; i < config_.n_layers; ++i) {
+      // Transforms change a whole block as f32 before its first matrix is rounded.
+      std::int64_t n_block = 0;
+      for (const LayerStage stage : layer_stages) {
+        for (const std::string& name : stage_matrices(i, stage)) {
+          if (!options_.transforms.empty()) {
+            n_block += source_.shape(name)->rows * source_.shape(name)->cols;
+          }
+        }
+      }
       for (const LayerStage stage : layer_stages) {
         const std::vector<std::string> names = stage_matrices(i, stage);
         const std::int64_t n_inputs = stage_inputs(config_, stage);
-        std::int64_t n_numbers = 0;
+        std::int64_t n_numbers = n_block;
         const bool has_hessian = needs_of(names) == Needs::hessian;
-        if (has_hessian) n_numbers = n_hessians * n_inputs * n_inputs;
+        if (has_hessian) n_numbers += n_hessians * n_inputs * n_inputs;
         std::int64_t n_outputs = 0;
         for (const std::string& name : names) {
           n_outputs = std::max(n_outputs, source_.shape(name)->rows);
@@ -205,6 +214,8 @@ class Pipeline {
       const std::vector<std::string> names = stage_matrices(index, stage);
       auto stats = pass_->inputs_of(stage, layer, needs_of(names));
       if (!stats) return std::move(stats).error().in(names.front());
+      report_.n_inputs += stats->n_inputs() * stats->n_tokens;
+      report_.n_outliers += stats->n_outliers;
       for (const std::string& name : names) {
         const auto recipe = recipe_of(name);
         if (!recipe) continue;

@@ -83,6 +83,9 @@ struct PipelineReport {
   };
   std::vector<Note> notes;  // of rounders: what became of a tensor
   std::int64_t n_resumed_blocks = 0;
+  /// Of the inputs of all stages that were looked at in this run: numbers, and those that are
+  /// outliers (outlier_threshold).
+  std::int64_t n_inputs = 0, n_outliers = 0;
   double forward_seconds = 0, statistics_seconds = 0, rounding_seconds = 0;
 };
 
