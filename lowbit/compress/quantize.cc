@@ -77,9 +77,11 @@ std::int64_t free_memory_bytes() {
   return 0;
 }
 
-/// Rounds what the plan says into the work folder.
-Result<WorkFolder> calibrate(const ModelFile& source, const QuantizeOptions& options,
-                             const ModelPlan& plan, QuantizeReport& report, ThreadPool& pool) {
+/// Rounds what the plan says into the work folder. tensors: of the source, as they are to be
+/// rounded.
+Result<WorkFolder> calibrate(const ModelFile& source, const TensorSource& tensors,
+                             const QuantizeOptions& options, const ModelPlan& plan,
+                             QuantizeReport& report, ThreadPool& pool) {
   auto data = source.tokenizer();
   if (!data) return std::move(data).error().in("calibration needs the model's tokenizer");
   const auto tokenizer = Tokenizer::create(*std::move(data));
@@ -101,13 +103,12 @@ Result<WorkFolder> calibrate(const ModelFile& source, const QuantizeOptions& opt
   pipeline.memory_bytes = options.memory_bytes;
   pipeline.work = &*work;
   pipeline.progress = options.progress;
-  const auto tensors = tensors_of(source, pool);
   if (options.recipe) {
-    auto transforms = block_transforms(*tensors, *options.recipe, pipeline.recipe_of);
+    auto transforms = block_transforms(tensors, *options.recipe, pipeline.recipe_of);
     if (!transforms) return std::move(transforms).error();
     pipeline.transforms = *std::move(transforms);
   }
-  auto done = quantize_blocks(*tensors, pipeline, {}, pool);
+  auto done = quantize_blocks(tensors, pipeline, {}, pool);
   if (!done) return std::move(done).error();
   report.notes = done->notes;
   report.calibration = *std::move(done);
@@ -139,10 +140,6 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
                                       ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
   const bool is_transformed = options.recipe && !options.recipe->transforms.empty();
-  if (is_transformed && options.recipe->transforms.front()->needs == Needs::weights) {
-    return Error(fmt::format("this lowbit cannot apply the transform {} yet",
-                             options.recipe->transforms.front()->name));
-  }
   const auto container = container_of(options.output);
   if (!container) return Error(container.error());
   auto plan = plan_tensors(source, options.recipe, options.rules, options.fallback,
@@ -158,6 +155,15 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
                     what));
   }
 
+  const auto stored = tensors_of(source, pool);
+  std::unique_ptr<FoldedModel> folded;
+  if (is_transformed) {
+    auto model = fold_model(*stored, *options.recipe, pool);
+    if (!model) return std::move(model).error();
+    folded = *std::move(model);
+  }
+  const TensorSource& tensors = folded ? static_cast<const TensorSource&>(*folded) : *stored;
+
   std::vector<OutputTensor> outputs;
   for (const TensorPlan& entry : plan->tensors) {
     const bool is_float = is_transformed && !entry.tensor->is_matrix();
@@ -169,11 +175,10 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
   QuantizeReport report;
   std::unique_ptr<WorkFolder> work;
   if (options.calibration) {
-    auto calibrated = calibrate(source, options, *plan, report, pool);
+    auto calibrated = calibrate(source, tensors, options, *plan, report, pool);
     if (!calibrated) return std::move(calibrated).error();
     work = std::make_unique<WorkFolder>(*std::move(calibrated));
   }
-  const auto tensors = tensors_of(source, pool);
   const auto n_total = static_cast<std::int64_t>(plan->tensors.size());
   for (std::int64_t i = 0; i < n_total; ++i) {
     const TensorPlan& entry = plan->tensors[static_cast<std::size_t>(i)];
@@ -181,9 +186,9 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
     if (options.progress && !options.progress(name, i, n_total)) return Error("interrupted");
     auto tensor = [&]() -> Result<QuantizedTensor> {
       if (work != nullptr && work->has(name)) return work->load(name, pool);
-      if (!entry.recipe) return tensors->load(name);
+      if (!entry.recipe) return tensors.load(name);
       auto result =
-          round_tensor(*tensors, name, InputStats{}, *entry.recipe, options.memory_bytes / 4, pool);
+          round_tensor(tensors, name, InputStats{}, *entry.recipe, options.memory_bytes / 4, pool);
       if (!result) return std::move(result).error();
       if (!result->note.empty()) report.notes.push_back({name, result->note});
       return std::move(result->tensor);

@@ -98,11 +98,6 @@ Status check_has_text(const QuantizeOptions& request, const ModelPlan& plan) {
 Result<ModelInMemory> quantize_in_memory(const ModelFile& source, const QuantizeOptions& request,
                                          const CalibrationWindows* windows, ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
-  const bool is_transformed = request.recipe && !request.recipe->transforms.empty();
-  if (is_transformed && request.recipe->transforms.front()->needs == Needs::weights) {
-    return Error(fmt::format("this lowbit cannot apply the transform {} in memory yet",
-                             request.recipe->transforms.front()->name));
-  }
   auto plan = plan_tensors(
       source, request.recipe, request.rules, request.fallback,
       [](const Scheme& scheme, const ModelTensor& tensor) {
@@ -113,7 +108,14 @@ Result<ModelInMemory> quantize_in_memory(const ModelFile& source, const Quantize
   if (!plan) return std::move(plan).error();
   ModelInMemory model;
   model.source = tensors_of(source, pool);
-  model.tensors = std::make_unique<QuantizedModel>(*model.source);
+  if (request.recipe) {
+    auto folded = fold_model(*model.source, *request.recipe, pool);
+    if (!folded) return std::move(folded).error();
+    model.folded = *std::move(folded);
+  }
+  const TensorSource& tensors =
+      model.folded ? static_cast<const TensorSource&>(*model.folded) : *model.source;
+  model.tensors = std::make_unique<QuantizedModel>(tensors);
   model.notes = plan->notes;
   if (!plan->fallbacks.empty())
     model.notes.push_back(fmt::format("{} tensors fell back", plan->fallbacks.size()));
@@ -121,8 +123,8 @@ Result<ModelInMemory> quantize_in_memory(const ModelFile& source, const Quantize
     if (Status status = check_has_text(request, *plan); !status) return std::move(status).error();
   }
   Status done = windows == nullptr
-                    ? quantize_each(*model.source, *plan, request, model, pool)
-                    : quantize_calibrated(*model.source, *plan, request, *windows, model, pool);
+                    ? quantize_each(tensors, *plan, request, model, pool)
+                    : quantize_calibrated(tensors, *plan, request, *windows, model, pool);
   if (!done) return std::move(done).error();
   double n_bits = 0, n_numbers = 0;
   for (const TensorPlan& entry : plan->tensors) {

@@ -9,6 +9,7 @@
 
 #include "lowbit/base/result.h"
 #include "lowbit/base/thread_pool.h"
+#include "lowbit/compress/fold.h"
 #include "lowbit/compress/pipeline.h"
 #include "lowbit/compress/quantize.h"
 
@@ -16,6 +17,7 @@ namespace lowbit {
 
 struct ModelInMemory {
   std::unique_ptr<TensorSource> source;  // of whatever was not quantized; the file must outlive it
+  std::unique_ptr<FoldedModel> folded;   // the source behind transforms that need no data, or null
   std::unique_ptr<QuantizedModel> tensors;
   /// Of all matrices, embeddings and head included: as GGUF stores those whose scheme has a type
   /// there, as a folder stores the others.

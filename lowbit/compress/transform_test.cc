@@ -9,6 +9,7 @@
 #include "lowbit/backend/cpu_backend.h"
 #include "lowbit/compress/awq.h"
 #include "lowbit/compress/fold.h"
+#include "lowbit/compress/rotate.h"
 #include "lowbit/compress/smooth.h"
 #include "lowbit/compress/transforms.h"
 #include "lowbit/runtime/forward.h"
@@ -238,6 +239,52 @@ TEST(Awq, LowersTheErrorOfTheLogits) {
   const double clipped = error_of({awq(*graph, recipe_of)});
   EXPECT_LT(scaled, 0.9 * plain);
   EXPECT_LT(clipped, plain);
+}
+
+/// In double precision each number of a matrix is rounded once per rotation of its rows or columns,
+/// so expect_same_logits() holds here too.
+TEST(Hadamard, KeepsTheLogits) {
+  ThreadPool pool(2);
+  for (const RandomModel::Options& options : models()) {
+    const RandomModel model(options);
+    const auto graph = trace_model(model);
+    ASSERT_TRUE(graph);
+    FoldedModel turned(model);
+    const Status done = rotate(*graph, turned, pool);
+    ASSERT_TRUE(done) << done.error().message();
+    expect_same_logits(logits_of(model, pool), logits_of(turned, pool));
+    // The residual stream turns where embedding and head are two.
+    const std::string norm = "model.layers.1.input_layernorm.weight";
+    const bool is_one = decode(*turned.load(norm)) == std::vector<float>(72, 1.0f);
+    EXPECT_EQ(is_one, !options.tied);
+    EXPECT_NE(decode(*turned.load("model.layers.0.self_attn.o_proj.weight")),
+              decode(*model.load("model.layers.0.self_attn.o_proj.weight")));
+  }
+}
+
+TEST(Hadamard, SpreadsWhatSticksOut) {
+  ThreadPool pool(2);
+  RandomModel model({.seed = 7, .tied = false});
+  QuantizedTensor& up = model.tensors().at("model.layers.0.mlp.up_proj.weight");
+  std::vector<float> numbers = decode(up);
+  for (std::size_t i = 9; i < numbers.size(); i += 72) numbers[i] = 3.0f;  // of deviation 0.12
+  up = encode_plain(numbers, *parse_scheme("f32"), up.rows, up.cols);
+  const auto graph = trace_model(model);
+  ASSERT_TRUE(graph);
+  FoldedModel turned(model);
+  ASSERT_TRUE(rotate(*graph, turned, pool));
+  float largest = 0;
+  for (const float number : decode(*turned.load("model.layers.0.mlp.up_proj.weight"))) {
+    largest = std::max(largest, std::fabs(number));
+  }
+  EXPECT_LT(largest, 1.5f);
+}
+
+TEST(Transforms, FoldWhatNeedsNoData) {
+  ThreadPool pool(2);
+  const RandomModel model({.seed = 10});
+  EXPECT_EQ(*fold_model(model, *parse_tensor_recipe("awq:int4.g32"), pool), nullptr);
+  EXPECT_NE(*fold_model(model, *parse_tensor_recipe("hadamard+rtn:int4.g32"), pool), nullptr);
 }
 
 TEST(Transforms, AreThoseOfTheRecipe) {

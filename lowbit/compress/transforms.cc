@@ -5,9 +5,25 @@
 #include <utility>
 
 #include "lowbit/compress/awq.h"
+#include "lowbit/compress/rotate.h"
 #include "lowbit/compress/smooth.h"
 
 namespace lowbit {
+
+Result<std::unique_ptr<FoldedModel>> fold_model(const TensorSource& source,
+                                                const TensorRecipe& recipe, ThreadPool& pool) {
+  std::unique_ptr<FoldedModel> model;
+  for (const Transform* transform : recipe.transforms) {
+    if (transform->needs != Needs::weights) continue;
+    const auto graph = trace_model(source);
+    if (!graph) return Error(graph.error());
+    if (!model) model = std::make_unique<FoldedModel>(source);
+    if (Status done = rotate(*graph, *model, pool); !done) {
+      return std::move(done).error().in(transform->name);
+    }
+  }
+  return model;
+}
 
 Result<std::vector<BlockTransform>> block_transforms(
     const TensorSource& source, const TensorRecipe& recipe,

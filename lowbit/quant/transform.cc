@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::array transforms{
     Transform{"hadamard", Needs::weights,
-              "rotates what flows between matrices, so that no input sticks out"},
+              "rotates what flows between matrices, where that folds into the weights"},
     Transform{"smoothquant", Needs::activations,
               "moves the range of large inputs into the weights, for int8 activations"},
     Transform{"awq", Needs::activations,
