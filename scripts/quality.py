@@ -28,7 +28,7 @@ NEAR = 0.01  # sizes within this share are equal
 BYTES_OF_TEXT = 60_000
 N_SLICES, BYTES_OF_SLICE = 128, 1_800  # about 512 tokens each
 CACHE = Path(os.environ.get("LOWBIT_CACHE", ROOT / "cache"))
-FOLDER = CACHE / "compare/quality"
+FOLDER = (CACHE / "compare/quality").resolve()  # files are known by their paths
 
 
 def sha8(path: Path) -> str:
@@ -176,6 +176,8 @@ def measure(args, peer: Peer, path_from) -> dict:
     for kind in args.types or TYPES:
         if path := peer_file(peer, source, matrix, kind):
             lines.append(f"{kind}: {path}")
+    if len(lines) == 1:
+        raise Failed("none of the types can be made of this model: its rows are no multiples of 256; --wide makes one that they fit")
     if args.recipes:
         lines += ["[lowbit]", *args.recipes.read_text().splitlines()]
     report, prefix = sweep(source, text, calibration, args.windows, lines)
