@@ -1,6 +1,7 @@
 """lowbit eval --sweep: recipes quantized in memory, a table, a picture, and going on where it stopped."""
 
 import csv
+import shutil
 import xml.etree.ElementTree as xml
 
 import pytest
@@ -18,12 +19,13 @@ int4.g16 --rule *embed*=keep
 
 @pytest.fixture
 def sweep(tmp_path, short_text):
-    """Runs a list; where its outputs lie."""
+    """Runs a list on a copy of the model, beside which sensitivities are kept; where its outputs lie."""
+    source = shutil.copytree(GOLDEN / "qwen2", tmp_path / "qwen2")
 
     def run(text: str, *more):
         path = tmp_path / "list.txt"
         path.write_text(text.format(file=GOLDEN / "qwen2/model.gguf"))
-        return lowbit("eval", "-m", GOLDEN / "qwen2", "--text", short_text, "-c", 64, "--windows", 6,
+        return lowbit("eval", "-m", source, "--text", short_text, "-c", 64, "--windows", 6,
                       "--sweep", path, "-o", tmp_path / "out", *more)  # fmt: skip
 
     run.output = tmp_path / "out"
