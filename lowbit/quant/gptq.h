@@ -27,8 +27,6 @@ struct GptqOptions {
   int n_candidates = 3;
   /// Groups, and the columns inside them, by falling H_jj; false: as they stand.
   bool is_ordered = true;
-  /// Fits weigh the squared error of a column by the power of D_k, the rest of H_kk.
-  float pivot_share = 1;
 };
 
 /// Needs stats.hessian. Where it is of no use (not finite, zero, not positive definite under any

@@ -90,11 +90,6 @@ class Gptq {
         for (std::int64_t k = 0; k < w_.cols; ++k) row[k] = w_.row(r)[order_.column[index(k)]];
       }
     });
-    for (std::int64_t k = 0; k < w.cols; ++k) {
-      const float pivot = factor.pivots[index(k)], whole = hessian.row(k)[k];
-      weights_.push_back(std::pow(pivot, options.pivot_share) *
-                         std::pow(whole, 1 - options.pivot_share));
-    }
   }
 
   Result<QuantizedTensor> run() {
@@ -140,7 +135,7 @@ class Gptq {
     }
     std::vector<float> weights(index(w_.cols));
     for (std::int64_t k = 0; k < w_.cols; ++k) {
-      weights[index(order_.column[index(k)])] = weights_[index(k)];
+      weights[index(order_.column[index(k)])] = factor_.pivots[index(k)];
     }
     auto fitted = round_to_nearest(w_, InputStats{.mean_square = weights}, tensor_.scheme, pool_);
     if (!fitted) return std::move(fitted).error();
@@ -174,7 +169,7 @@ class Gptq {
         order_.column.begin() + unit.first, order_.column.begin() + unit.first + unit.n);
     for (std::int64_t k = 0; k < unit.n; ++k) {
       const std::int64_t at = order_.column[index(unit.first + k)] - first_column;
-      weights[index(at)] = weights_[index(unit.first + k)];
+      weights[index(at)] = factor_.pivots[index(unit.first + k)];
       for (std::int64_t r = 0; r < w_.rows; ++r) slice[index(r * unit.n + at)] = targets.row(r)[k];
     }
     auto fitted = round_to_nearest({slice.data(), w_.rows, unit.n},
@@ -251,7 +246,7 @@ class Gptq {
     visit(fit.scale, fit.zero);
     for (int i = 1; i <= options_.n_candidates; ++i) {
       for (const float sign : {-1.0f, 1.0f}) {
-        const float factor = stored.is_power_of_two() ? std::exp2(sign * static_cast<float>(i))
+        const float factor = stored.is_power_of_two() ? std::ldexp(1.0f, sign < 0 ? -i : i)
                                                       : 1 + sign * static_cast<float>(i) * step;
         const float scale = stored.nearest(fit.scale * factor);
         if (scale == fit.scale || scale == 0) continue;
@@ -371,7 +366,7 @@ class Gptq {
   /// The scales of a group that is longer than a block, from its targets when it begins.
   void fit_long_group(const Run& group) {
     const MutableMatrixView targets = targets_of(group.first, group.n);
-    const std::span<const float> weights(weights_.data() + group.first, index(group.n));
+    const std::span<const float> weights(factor_.pivots.data() + group.first, index(group.n));
     pool_.parallel_for(w_.rows, /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
       for (std::int64_t r = first; r < last; ++r) {
         const GroupFit fit = fit_row({targets.row_span(r), weights}, r, group.index);
@@ -388,7 +383,8 @@ class Gptq {
                      const BlockMatrix& feedback, const Tile& tile) {
     const std::int64_t first_row = tile.first_row, n_rows = tile.n_rows;
     const TileColumn* target = tile.target.data();
-    const std::span<const float> weights(weights_.data() + block.first + part.first, index(part.n));
+    const std::span<const float> weights(factor_.pivots.data() + block.first + part.first,
+                                         index(part.n));
     std::array<GroupFit, rows_per_tile> fits;
     std::vector<TileGrid> grids;
     std::vector<float> x(index(part.n));
@@ -621,7 +617,7 @@ class Gptq {
   std::optional<StoredCode> zero_code_;
   std::int64_t n_groups_;
   bool is_fixed_ = false, has_units_ = false;
-  std::vector<float> numbers_, errors_, values_, scales_, zeros_, weights_, scratch_;
+  std::vector<float> numbers_, errors_, values_, scales_, zeros_, scratch_;
   std::vector<float> unit_scales_, unit_zeros_;
   std::vector<std::uint32_t>
       codes_;  // of several numbers: (rows, codes of a row), as they are stored

@@ -17,7 +17,7 @@ namespace {
 /// The published settings: p = 0.7, the weight of the split and its growth per step, steps.
 constexpr float p_norm = 0.7f, first_split_weight = 10, split_growth = 1.01f;
 constexpr int most_steps = 20;
-/// Steps end when the objective falls by less than this share.
+/// Steps end when the mean error falls by less than this share.
 constexpr double least_progress = 1e-3;
 
 /// x^(p - 1) for x >= 0 to 4 %, exact enough for a threshold: the bits of a float are its logarithm
@@ -33,7 +33,7 @@ Lanes power_below_one(Lanes x) {
 /// the outliers.
 struct SplitSums {
   double w = 0, v = 0, vv = 0, t = 0, tv = 0;
-  double objective = 0;  // sum w |y - (v - z)|^p
+  double distance = 0;  // sum w |y - (v - z)|
 };
 
 template <class Kind>
@@ -43,8 +43,7 @@ SplitSums split_sums(const Kind& kind, const GroupData& group, float inverse_sca
   constexpr std::size_t run_numbers = 8 * n_lanes;
   const Lanes inverse = all_lanes(inverse_scale), zero = all_lanes(code_zero),
               threshold = all_lanes(1 / split_weight);
-  LaneSum v, vv, t, tv, objective;
-  LaneSum w;
+  LaneSum w, v, vv, t, tv, distance;
   const auto add = [&](Lanes numbers, Lanes weight) {
     constexpr std::int32_t sign_mask = INT32_MIN;
     const Lanes y = numbers * inverse, code = kind.nearest(y + zero);
@@ -60,7 +59,7 @@ SplitSums split_sums(const Kind& kind, const GroupData& group, float inverse_sca
     vv.add(weight * code * code);
     t.add(weight * rest);
     tv.add(weight * rest * code);
-    objective.add(weight * magnitude * power);
+    distance.add(weight * magnitude);
   };
   for (std::size_t first = 0; first < x.size(); first += run_numbers) {
     const std::size_t end = std::min(x.size(), first + run_numbers);
@@ -74,14 +73,14 @@ SplitSums split_sums(const Kind& kind, const GroupData& group, float inverse_sca
       constexpr float ones[n_lanes] = {1, 1, 1, 1};
       add(lanes_at(x.data() + i, end - i), lanes_at(weights == nullptr ? ones : weights, end - i));
     }
-    for (LaneSum* sum : {&w, &v, &vv, &t, &tv, &objective}) sum->end_run();
+    for (LaneSum* sum : {&w, &v, &vv, &t, &tv, &distance}) sum->end_run();
   }
-  return {w.total(), v.total(), vv.total(), t.total(), tv.total(), objective.total()};
+  return {w.total(), v.total(), vv.total(), t.total(), tv.total(), distance.total()};
 }
 
 enum class ZeroKind : std::uint8_t { none, integer, real };
 
-/// x ~ scale (v - zero), zero in code units; error: sum |x - decoded|^p.
+/// x ~ scale (v - zero), zero in code units; error: sum w |x - decoded|.
 struct Fit {
   float scale = 0, zero = 0;
   double error = 0;
@@ -94,52 +93,48 @@ class Solver {
 
   /// As if scale and zero were stored exactly; an integer zero is one.
   Fit solve(const GroupData& group) const {
-    Fit best;
-    for (const float clip : clip_factors()) {
-      Fit fit = descend(group, start(group.x, clip), zero_ != ZeroKind::none);
-      if (zero_ == ZeroKind::integer) {
-        fit.zero = std::clamp(std::round(fit.zero), levels_.low(), levels_.high());
-        fit = descend(group, fit, /*moves_zero=*/false);
-      }
-      if (fit.scale != 0 && (best.scale == 0 || fit.error < best.error)) best = fit;
-    }
-    return best;
+    const Fit first = start(group.x);
+    Fit fit = descend(group, first, zero_ != ZeroKind::none);
+    if (zero_ != ZeroKind::integer || fit.scale == 0) return fit;
+    // Rounding the zero may cost more than the steps won.
+    const auto rounded = [&](float zero) {
+      return std::clamp(std::round(zero), levels_.low(), levels_.high());
+    };
+    const float solved = rounded(fit.zero), unmoved = rounded(first.zero);
+    fit.zero =
+        error(group, fit.scale, solved) <= error(group, fit.scale, unmoved) ? solved : unmoved;
+    return fit;
   }
 
   double error(const GroupData& group, float scale, float zero) const {
-    if (scale == 0) return split(group, 1, zero, first_split_weight).objective;
-    const auto size = static_cast<double>(std::abs(scale));
-    return split(group, 1 / scale, zero, first_split_weight).objective *
-           std::pow(size, static_cast<double>(p_norm));
+    if (scale == 0) return split(group, 1, zero, first_split_weight).distance;
+    return split(group, 1 / scale, zero, first_split_weight).distance *
+           static_cast<double>(std::abs(scale));
   }
 
  private:
-  std::span<const float> clip_factors() const {
-    static constexpr std::array few{1.0f, 1.4f, 2.0f, 2.8f};
-    static constexpr std::array some{1.0f, 1.4f};
-    static constexpr std::array many{1.0f};
-    constexpr int few_levels = 8, some_levels = 64;
-    if (levels_.n_levels() <= few_levels) return few;
-    return levels_.n_levels() <= some_levels ? std::span<const float>(some)
-                                             : std::span<const float>(many);
-  }
-
-  /// The extremes of the group on the ends of the code's range, `clip` times.
-  Fit start(std::span<const float> x, float clip) const {
+  /// The extremes of the group on the ends of the code's range.
+  Fit start(std::span<const float> x) const {
     const auto [least, most] = std::ranges::minmax(x);
+    constexpr int few_levels = 3;  // binary and ternary: the mean magnitude
+    if (zero_ == ZeroKind::none && levels_.n_levels() <= few_levels) {
+      double sum = 0;
+      for (const float value : x) sum += static_cast<double>(std::abs(value));
+      return {.scale = static_cast<float>(sum / static_cast<double>(x.size()))};
+    }
     if (zero_ == ZeroKind::none) {
       if (!has_signed_scales_ || levels_.is_symmetric()) {
         const float below = levels_.low() < 0 ? least / levels_.low() : 0;
         const float above = levels_.high() > 0 ? most / levels_.high() : 0;
-        return {.scale = std::max(below, above) / clip};
+        return {.scale = std::max(below, above)};
       }
       // The end of the range that is farther from 0 takes the number that is.
       const float widest = -least > most ? least : most;
       const float end = -levels_.low() > levels_.high() ? levels_.low() : levels_.high();
-      return {.scale = widest / end / clip};
+      return {.scale = widest / end};
     }
     const float low = std::min(least, 0.0f), high = std::max(most, 0.0f);
-    const float scale = (high - low) / (levels_.high() - levels_.low()) / clip;
+    const float scale = (high - low) / (levels_.high() - levels_.low());
     if (scale == 0) return {};
     const float middle = (low + high) / 2, level_middle = (levels_.low() + levels_.high()) / 2;
     return {.scale = scale, .zero = level_middle - middle / scale};
@@ -151,30 +146,29 @@ class Solver {
     for (int step = 0; step < most_steps; ++step, split_weight *= split_growth) {
       constexpr float smallest = 0x1p-100f;
       if (!(std::abs(fit.scale) > smallest) || !std::isfinite(fit.zero)) break;
-      const SplitSums sums = split(group, 1 / fit.scale, fit.zero, split_weight);
-      fit.error = sums.objective *
-                  std::pow(static_cast<double>(std::abs(fit.scale)), static_cast<double>(p_norm));
+      const SplitSums sums =
+          split(group, 1 / fit.scale, fit.zero, split_weight * weight_units(fit.scale));
+      fit.error = sums.distance * static_cast<double>(std::abs(fit.scale));
       if (step > 0 && !(fit.error < best.error)) break;
       const bool is_slow = step > 0 && fit.error > best.error * (1 - least_progress);
       best = fit;
       if (is_slow) break;
-      // t ~ f (v - z)
-      const double z = static_cast<double>(fit.zero), n = sums.w;
-      const double determinant = n * sums.vv - sums.v * sums.v;
-      double factor = 0;
-      if (moves_zero && determinant > 0) {
-        factor = (n * sums.tv - sums.t * sums.v) / determinant;
-        if (!(factor > 0)) break;
-        fit.zero = static_cast<float>((factor * sums.v - sums.t) / (factor * n));
-      } else {
-        const double cc = sums.vv - 2 * z * sums.v + z * z * n;
-        if (!(cc > 0)) break;
-        factor = (sums.tv - z * sums.t) / cc;
+      if (moves_zero) {  // y - r = v - z
+        fit.zero = static_cast<float>((sums.v - sums.t) / sums.w);
+        continue;
       }
+      const double factor = sums.vv > 0 ? sums.tv / sums.vv : 0;  // y - r = factor v
       if (!(factor > 0)) break;
       fit.scale = static_cast<float>(static_cast<double>(fit.scale) * factor);
     }
     return best;
+  }
+
+  /// The weight of the split for errors in steps of the code that is 1 for errors in the unit of
+  /// the weights, as published: scale^(2 - p).
+  static float weight_units(float scale) {
+    const float size = std::abs(scale);
+    return size / power_below_one(all_lanes(size))[0];
   }
 
   SplitSums split(const GroupData& group, float inverse, float zero, float split_weight) const {
