@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/backend/pack_cache.h"
+#include "lowbit/formats/learned_code.h"
 
 #include <sys/mman.h>
 #include <xxhash.h>
@@ -165,7 +166,7 @@ Error damaged(std::string_view what) {
 
 /// Checks a row of the table, at the end by making its matrix once.
 Result<PackCache::Entry> entry_of(const Row& row, const std::shared_ptr<const MappedFile>& file) {
-  auto scheme = parse_scheme(row.scheme);
+  auto scheme = parse_scheme_with_table(row.scheme);
   if (!scheme) return damaged("a scheme that is not known");
   if (row.rows > max_extent || row.cols > max_extent) return damaged("a matrix too large");
   PackCache::Entry entry{
@@ -269,7 +270,7 @@ Result<std::int64_t> write_pack_cache(const std::string& path, const PackCacheKe
   std::vector<Row> entries;
   for (const auto& [name, matrix] : matrices) {
     entries.push_back({.name = name,
-                       .scheme = to_string(matrix->scheme()),
+                       .scheme = text_with_table(matrix->scheme()),
                        .rows = static_cast<std::uint64_t>(matrix->rows()),
                        .cols = static_cast<std::uint64_t>(matrix->cols())});
   }

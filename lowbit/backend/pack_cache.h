@@ -8,7 +8,8 @@
 //   header   magic (8), layout version, entries (u32 each), hash of the model, of the options, of
 //            the table, of the panels (2 x u64 each), table bytes, file bytes (u64 each), XXH3 of
 //            the header up to here (u64); 104 bytes
-//   table    per matrix: name, scheme (u32 bytes, text), rows, cols, then first byte and bytes of
+//   table    per matrix: name, scheme (u32 bytes, text; with its table where that was learned),
+//            rows, cols, then first byte and bytes of
 //            panels, row scales, row zeros, scale values, zero values (u64 each)
 //   panels   every part at a multiple of 64 bytes
 #pragma once

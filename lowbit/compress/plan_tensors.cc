@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "lowbit/compress/llama_mixes.h"
+#include "lowbit/formats/learned_code.h"
 
 namespace lowbit {
 namespace {
@@ -120,7 +121,9 @@ Result<ModelPlan> plan_tensors(const ModelFile& model, const std::optional<Tenso
     // A tensor that already is in its scheme would only lose by being rounded again, where no
     // transform changes its numbers.
     const bool is_transformed = recipe && !recipe->transforms.empty();
-    if (entry.recipe && entry.scheme == tensor.scheme && !is_transformed) entry.recipe.reset();
+    if (entry.recipe && same_but_for_tables(entry.scheme, tensor.scheme) && !is_transformed) {
+      entry.recipe.reset();
+    }
     plan.tensors.push_back(std::move(entry));
   }
   for (std::size_t i = 0; i < rules.size(); ++i) {

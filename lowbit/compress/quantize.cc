@@ -15,6 +15,7 @@
 #include "lowbit/backend/pack_cache.h"
 #include "lowbit/compress/transforms.h"
 #include "lowbit/compress/work_folder.h"
+#include "lowbit/formats/learned_code.h"
 #include "lowbit/measure/evaluate.h"
 #include "lowbit/model/model_writer.h"
 #include "lowbit/runtime/loaded_model.h"
@@ -224,7 +225,7 @@ Result<TensorTransform> requantizing(std::string_view weight_recipe, ThreadPool&
   constexpr std::int64_t all_memory = std::numeric_limits<std::int64_t>::max();
   return TensorTransform([recipe = *recipe, &pool](
                              std::string_view, QuantizedTensor tensor) -> Result<QuantizedTensor> {
-    if (tensor.scheme == recipe.scheme) return tensor;
+    if (same_but_for_tables(tensor.scheme, recipe.scheme)) return tensor;
     auto result = round_tensor(tensor, InputStats{}, recipe, all_memory, pool);
     if (!result) return std::move(result).error();
     return std::move(result->tensor);

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "lowbit/formats/learned_code.h"
+
 namespace lowbit {
 namespace {
 
@@ -30,8 +32,9 @@ Status check_finite(std::span<const float> w, std::int64_t first_row, std::int64
                            std::isnan(*bad) ? "NaN" : "infinite"));
 }
 
-/// Whether rows of the tensor can be made one by one: no factor is shared by all rows.
+/// Whether rows of the tensor can be made one by one: they share no factor and no table.
 bool has_separate_rows(const Scheme& scheme) {
+  if (scheme.code->is_learned) return false;
   if (scheme.scale == nullptr) return true;
   const bool whole_row = scheme.group.rows == 1;
   return whole_row && has_separate_rows(*scheme.scale) &&
@@ -128,7 +131,8 @@ Result<Rounded> round_tensor(const TensorSource& source, std::string_view name,
   }
   auto tensor = source.load(name);
   if (!tensor) return std::move(tensor).error().in(name);
-  if (tensor->scheme == recipe.scheme) return finish(Rounded{*std::move(tensor), {}});
+  if (same_but_for_tables(tensor->scheme, recipe.scheme))
+    return finish(Rounded{*std::move(tensor), {}});
   return finish(round_tensor(*tensor, stats, recipe, memory_bytes, pool));
 }
 

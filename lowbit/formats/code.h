@@ -11,6 +11,8 @@
 
 namespace lowbit {
 
+class LearnedCode;
+
 struct Code {
   std::string_view name;
   int window = 0;  // bits read for one look-up
@@ -26,6 +28,10 @@ struct Code {
   // container (GGUF's iq2_xxs, iq2_xs, iq3_xxs) leaves out the last sign. Reading knows no such
   // rule.
   int even_signs = 0;
+  // A family of codes: every tensor has a table of its own, learned for it, and `values` are where
+  // learning starts. (A learned code says so too; then `owner` holds the table.)
+  bool is_learned = false;
+  const LearnedCode* owner = nullptr;
 
   /// Numbers of one code. out: (dim)
   constexpr void look_up(std::uint32_t bits, float* out) const {
@@ -37,6 +43,39 @@ struct Code {
       out[i] = (flips >> i & 1u) != 0 ? -value : value;
     }
   }
+};
+
+/// Points to a code: a row of the list, or a learned one, which lives as long as something points
+/// to it.
+class CodePtr {
+ public:
+  constexpr CodePtr() = default;
+  constexpr CodePtr(const Code* code) : code_(code) { take(); }
+  constexpr CodePtr(const CodePtr& other) : code_(other.code_) { take(); }
+  constexpr CodePtr& operator=(const CodePtr& other) {
+    other.take();
+    drop();
+    code_ = other.code_;
+    return *this;
+  }
+  constexpr ~CodePtr() { drop(); }
+
+  constexpr const Code* get() const { return code_; }
+  constexpr operator const Code*() const { return code_; }
+  constexpr const Code* operator->() const { return code_; }
+  constexpr const Code& operator*() const { return *code_; }
+
+ private:
+  constexpr void take() const {
+    if (code_ != nullptr && code_->owner != nullptr) own(*code_->owner);
+  }
+  constexpr void drop() const {
+    if (code_ != nullptr && code_->owner != nullptr) disown(*code_->owner);
+  }
+  static void own(const LearnedCode& code);
+  static void disown(const LearnedCode& code);
+
+  const Code* code_ = nullptr;
 };
 
 /// Two codes are equal when their bits mean the same (values compared by their bits, so NaN equals

@@ -45,6 +45,14 @@ constexpr Code signed_grid(std::string_view name, int dim, std::span<const float
   return {name, index_bits + dim, index_bits + dim, dim, dim, grid, nullptr, nullptr, even_signs};
 }
 
+/// A family of learned codes: kBits for kDim numbers.
+template <int kBits, int kDim>
+constexpr Code learned(std::string_view name) {
+  Code code = from_table<tables::product_of_levels<kBits, kDim>, kDim>(name);
+  code.is_learned = true;
+  return code;
+}
+
 constexpr void f32_value(std::uint32_t bits, float* out) {
   *out = std::bit_cast<float>(bits);
 }
@@ -151,6 +159,14 @@ inline constexpr std::array list{
     signed_grid("iq3_xxs", 4, tables::iq3_xxs_grid, 8),
     signed_grid("iq3_s", 4, tables::iq3_s_grid),
     Code{"iq1", 12, 12, 8, 0, tables::iq1_grid},
+    // Learned for each tensor.
+    learned<2, 1>("lut2"),
+    learned<3, 1>("lut3"),
+    learned<4, 1>("lut4"),
+    learned<4, 2>("vq4x2"),
+    learned<6, 2>("vq6x2"),
+    learned<8, 2>("vq8x2"),
+    learned<8, 4>("vq8x4"),
     // Scales of the iq types: (s + 1/2) / 4, (s + 1/2) / 2, 2 s + 1.
     from_table<tables::affine<4, 1, 2, 8>>("half_odd4"),
     from_table<tables::affine<4, 1, 2, 4>>("half_odd4_2"),

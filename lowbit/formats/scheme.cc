@@ -106,6 +106,14 @@ constexpr std::array standard_rows{
     Scheme{"e4m3.channel", &named("e4m3"), whole_row, f16},
     Scheme{"e4m3.g128", &named("e4m3"), per(128), f16},
     Scheme{"e4m3.block128", &named("e4m3"), {128, 128}, f16},
+    // Learned for each tensor.
+    Scheme{"lut2.g64", &named("lut2"), per(64), f16},
+    Scheme{"lut3.g64", &named("lut3"), per(64), f16},
+    Scheme{"lut4.g64", &named("lut4"), per(64), f16},
+    Scheme{"vq4x2.g64", &named("vq4x2"), per(64), f16},
+    Scheme{"vq6x2.g64", &named("vq6x2"), per(64), f16},
+    Scheme{"vq8x2.g64", &named("vq8x2"), per(64), f16},
+    Scheme{"vq8x4.g64", &named("vq8x4"), per(64), f16},
     // Activations and the KV cache.
     Scheme{"e4m3.token", &named("e4m3"), whole_row, f16},
     Scheme{"int8.token", &named("int8"), whole_row, f16},
@@ -378,6 +386,11 @@ double planar_bits_per_weight(const Scheme& scheme, std::int64_t rows, std::int6
     return group == 0 ? 1 : (extent + group - 1) / group;
   };
   double bits = static_cast<double>(scheme.code->step) / scheme.code->dim;
+  if (scheme.code->is_learned) {
+    constexpr double bits_per_value = 8;
+    bits += bits_per_value * static_cast<double>(scheme.code->values.size()) /
+            (static_cast<double>(rows) * static_cast<double>(cols));
+  }
   const std::int64_t down = n_groups(rows, scheme.group.rows);
   const std::int64_t across = n_groups(cols, scheme.group.cols);
   const double share = static_cast<double>(down) * static_cast<double>(across) /

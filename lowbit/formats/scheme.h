@@ -27,7 +27,7 @@ enum class ZeroUnit : std::uint8_t { code, weight };
 struct Scheme {
   std::string_view
       name;  // the alias it was asked for by, empty where there is none; never compared
-  const Code* code = nullptr;
+  CodePtr code;
   Group group{};
   const Scheme* scale = nullptr;  // scheme of the matrix of scales; null: every scale is 1
   const Scheme* zero = nullptr;   // scheme of the matrix of zeros; null: every zero is 0

@@ -138,6 +138,22 @@ constexpr auto sparse_ternary() {
   return table;
 }
 
+/// kBits for kDim numbers of kBits / kDim bits each: evenly spaced integers from -127 to 127, the
+/// first number in the low bits.
+template <int kBits, int kDim>
+constexpr auto product_of_levels() {
+  static_assert(kBits % kDim == 0);
+  constexpr int bits = kBits / kDim, n_levels = 1 << bits, reach = 127;
+  std::array<float, (std::size_t{1} << kBits) * kDim> table{};
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    const int level = static_cast<int>(i / kDim >> (i % kDim * bits)) & (n_levels - 1);
+    const int numerator = reach * (2 * level - (n_levels - 1));  // over n_levels - 1
+    const int half = (n_levels - 1) / 2;
+    table[i] = static_cast<float>((numerator + (numerator < 0 ? -half : half)) / (n_levels - 1));
+  }
+  return table;
+}
+
 /// The largest unit with every value == unit * k, k in [-128, 127]; 0 when there is none. Works on
 /// value == odd * 2^exponent, so that nothing rounds.
 constexpr float int8_unit(std::span<const float> values) {

@@ -3,15 +3,19 @@
 
 #include <fmt/format.h>
 
+#include <limits>
 #include <utility>
 
 #include "lowbit/base/checked.h"
 #include "lowbit/formats/codes.h"
+#include "lowbit/formats/learned_code.h"
 #include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint_writer.h"
 
 namespace lowbit::convention {
 namespace {
+
+constexpr int table_width = 8;
 
 /// The dtype of codes that are floats of safetensors; empty for all others.
 std::string_view dtype_of(const Code& code) {
@@ -78,7 +82,42 @@ std::vector<PlaneInfo> plane_infos(const Scheme& scheme, const std::vector<std::
   const bool plain = is_plain_float(scheme);
   append_planes(scheme, rows_of(shape), cols_of(shape), plain ? "" : ".codes", infos);
   if (plain) infos[0].shape = shape;
+  if (scheme.code->is_learned) {
+    PlaneInfo table{.suffix = ".table", .dtype = "I8", .shape = {}, .width = table_width};
+    table.n_per_row = scheme.code->dim;
+    table.n_rows = static_cast<std::int64_t>(scheme.code->values.size()) / table.n_per_row;
+    table.n_bytes = table.n_rows * table.n_per_row;
+    table.shape = {table.n_rows, table.n_per_row};
+    infos.push_back(std::move(table));
+  }
   return infos;
+}
+
+CodeArray table_plane(const Scheme& scheme) {
+  const Code& code = *scheme.code;
+  if (!code.is_learned) return {};
+  const auto n_rows = static_cast<std::int64_t>(code.values.size()) / code.dim;
+  CodeArray plane(table_width, n_rows, code.dim);
+  for (std::int64_t i = 0; i < n_rows * code.dim; ++i) {
+    const auto value = static_cast<std::int8_t>(code.values[static_cast<std::size_t>(i)]);
+    plane.set(i / code.dim, i % code.dim, static_cast<std::uint8_t>(value));
+  }
+  return plane;
+}
+
+Status set_table(const CodeArray& plane, Scheme& scheme) {
+  std::vector<float> values;
+  for (std::int64_t r = 0; r < plane.n_rows(); ++r) {
+    for (std::int64_t i = 0; i < plane.n_per_row(); ++i) {
+      const auto value = static_cast<std::int8_t>(plane.get(r, i));
+      if (value == std::numeric_limits<std::int8_t>::min()) {
+        return Error("holds -128 in its table, which goes from -127 to 127");
+      }
+      values.push_back(static_cast<float>(value));
+    }
+  }
+  scheme.code = LearnedCode::make(*scheme.code, values);
+  return ok();
 }
 
 std::vector<CodeArray*> planes_of(QuantizedTensor& tensor) {

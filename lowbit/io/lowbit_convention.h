@@ -32,6 +32,12 @@ struct PlaneInfo {
 /// In the order of planes_of(). shape is that of the whole tensor.
 std::vector<PlaneInfo> plane_infos(const Scheme& scheme, const std::vector<std::int64_t>& shape);
 
+/// The table of a learned code as a plane of its own, NAME.table: int8, a row per code. Empty
+/// (width 0) for other codes.
+CodeArray table_plane(const Scheme& scheme);
+/// The same back. Error: a number that no table holds.
+Status set_table(const CodeArray& plane, Scheme& scheme);
+
 /// The code arrays of a tensor: codes, scale and its planes, zero and its planes.
 std::vector<CodeArray*> planes_of(QuantizedTensor& tensor);
 std::vector<const CodeArray*> planes_of(const QuantizedTensor& tensor);

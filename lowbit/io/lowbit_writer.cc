@@ -18,6 +18,7 @@
 
 #include "lowbit/base/mapped_file.h"
 #include "lowbit/formats/codes.h"
+#include "lowbit/formats/learned_code.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/json.h"
 #include "lowbit/io/layout.h"
@@ -83,14 +84,17 @@ class LowbitWriter final : public CheckpointWriter {
     if (n_added_ == tensors_.size()) return Error(folder_ + ": more tensors than were declared");
     const Stored& stored = tensors_[n_added_];
     const TensorDeclaration& declared = stored.declared;
-    if (!(tensor.scheme == declared.scheme) || tensor.rows != convention::rows_of(declared.shape) ||
+    if (!same_but_for_tables(tensor.scheme, declared.scheme) ||
+        tensor.rows != convention::rows_of(declared.shape) ||
         tensor.cols != convention::cols_of(declared.shape)) {
       return Error(fmt::format("tensor {} was declared as {} of {} and is {} x {} of {}",
                                declared.name, fmt::join(declared.shape, " x "),
                                to_string(declared.scheme), tensor.rows, tensor.cols,
                                to_string(tensor.scheme)));
     }
-    const auto arrays = convention::planes_of(tensor);
+    auto arrays = convention::planes_of(tensor);
+    const CodeArray table = convention::table_plane(tensor.scheme);
+    if (table.width() != 0) arrays.push_back(&table);
     for (std::size_t p = 0; p < arrays.size(); ++p) {
       auto written = write_plane(*arrays[p], stored.planes[p].offset);
       if (!written) return written;

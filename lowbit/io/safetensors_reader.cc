@@ -144,7 +144,9 @@ class SafetensorsCheckpoint final : public Checkpoint {
       return load_blocks(*entry.layout, entry.planes[0]->bytes, info.rows(), info.cols(), pool);
     }
     QuantizedTensor tensor(entry.scheme, info.rows(), info.cols());
-    const auto arrays = convention::planes_of(tensor);
+    auto arrays = convention::planes_of(tensor);
+    CodeArray table = convention::table_plane(entry.scheme);
+    if (table.width() != 0) arrays.push_back(&table);
     for (std::size_t p = 0; p < arrays.size(); ++p) {
       CodeArray& array = *arrays[p];
       const auto row_bytes = static_cast<std::size_t>(array.row_bytes());
@@ -153,6 +155,12 @@ class SafetensorsCheckpoint final : public Checkpoint {
             entry.planes[p]->bytes.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes);
         std::copy(row.begin(), row.end(), array.row(r).begin());
         clear_padding(array, r);
+      }
+    }
+    if (table.width() != 0) {
+      if (Status learned = convention::set_table(table, tensor.scheme); !learned) {
+        return std::move(learned).error().in(
+            fmt::format("{}: tensor {}", entry.file->mapped.path(), shown(info.name)));
       }
     }
     if (!has_finite_scales(tensor)) {

@@ -9,6 +9,7 @@
 #include <random>
 #include <sstream>
 
+#include "lowbit/formats/learned_code.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/json.h"
@@ -293,6 +294,58 @@ TEST_F(Safetensors, ThePlanesAreAsDocumented) {
     EXPECT_EQ(header[row.name]["dtype"], row.dtype) << row.name;
     EXPECT_EQ(header[row.name]["shape"].get<std::vector<std::int64_t>>(), row.shape) << row.name;
   }
+}
+
+TEST_F(Safetensors, ALearnedTableIsTheTensorsOwn) {
+  const fs::path out = folder / "model";
+  const std::vector<TensorDeclaration> declared{{"a", {6, 64}, *parse_scheme("lut2.g64")},
+                                                {"b", {6, 64}, *parse_scheme("lut2.g64")},
+                                                {"c", {6, 64}, *parse_scheme("vq4x2.g64")}};
+  std::vector<QuantizedTensor> tensors;
+  for (const TensorDeclaration& tensor : declared) {
+    Scheme scheme = tensor.scheme;
+    std::vector<float> values(scheme.code->values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(7 * i + 10 * tensors.size()) - 127;
+    }
+    scheme.code = LearnedCode::make(*scheme.code, values);
+    tensors.emplace_back(scheme, 6, 64);
+    for (std::int64_t r = 0; r < 6; ++r) {
+      tensors.back().scale->codes.set(r, 0, 0x3c00u + static_cast<std::uint32_t>(r));
+      for (std::int64_t i = 0; i < tensors.back().codes.n_per_row(); ++i) {
+        tensors.back().codes.set(r, i, static_cast<std::uint32_t>(i + r) % 4);
+      }
+    }
+  }
+  auto writer = create_lowbit_folder(out.string(), "", {}, declared);
+  ASSERT_TRUE(writer) << writer.error().message();
+  for (const QuantizedTensor& tensor : tensors) ASSERT_TRUE((*writer)->add(tensor));
+  ASSERT_TRUE((*writer)->commit());
+
+  auto checkpoint = open_checkpoint(out.string());
+  ASSERT_TRUE(checkpoint) << checkpoint.error().message();
+  ASSERT_EQ((*checkpoint)->tensors().size(), 3u);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto at = static_cast<std::size_t>((*checkpoint)->index_of(declared[i].name));
+    EXPECT_EQ(to_string((*checkpoint)->tensors()[at].scheme), to_string(declared[i].scheme));
+    auto loaded = (*checkpoint)->load(at, nullptr);
+    ASSERT_TRUE(loaded) << loaded.error().message();
+    EXPECT_TRUE(loaded->scheme == tensors[i].scheme) << i;
+    EXPECT_EQ(decode(*loaded), decode(tensors[i])) << i;
+  }
+  // -128 in the table of the first tensor.
+  std::string bytes = read_bytes(out / "model.safetensors");
+  const std::size_t table = bytes.find(std::string("\x81\x88\x8f\x96", 4));
+  ASSERT_NE(table, std::string::npos);
+  bytes[table] = '\x80';
+  write_bytes(out / "model.safetensors", bytes);
+  checkpoint = open_checkpoint(out.string());
+  ASSERT_TRUE(checkpoint);
+  const auto damaged =
+      (*checkpoint)->load(static_cast<std::size_t>((*checkpoint)->index_of("a")), nullptr);
+  ASSERT_FALSE(damaged);
+  expect_has(damaged.error().message(), "-128 in its table");
+  expect_has(fits_gguf(declared[0].scheme, {6, 64}).error().message(), "lut2");
 }
 
 TEST_F(Safetensors, WholeOrNotAtAll) {

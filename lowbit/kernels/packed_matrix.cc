@@ -411,6 +411,9 @@ void Packer::pack_tiles(const Lanes& lanes, Scratch& scratch) const {
         case 1:
           unpack_vectors<1>(scratch.codes, row);
           break;
+        case 2:
+          unpack_vectors<2>(scratch.codes, row);
+          break;
         case 4:
           unpack_vectors<4>(scratch.codes, row);
           break;

@@ -63,7 +63,7 @@ TEST(Extremes, ScalesStayFiniteAndZerosAreNeverBetter) {
     for (const Scheme& scheme : named_schemes()) {
       if (!has_encoder(scheme)) continue;
       for (const Rounder& rounder : rounder_list()) {
-        if (rounder.needs == Needs::hessian) continue;  // gptq_test.cc
+        if (rounder.needs == Needs::hessian) continue;                 // gptq_test.cc
         if (rounder.name == "hqq" && scheme.code->dim != 1) continue;  // it refuses them
         SCOPED_TRACE(std::string(rounder.name) + ":" + to_string(scheme) + " on " + matrix.name +
                      " " + std::to_string(matrix.w[0]));

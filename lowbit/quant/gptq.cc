@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lowbit/quant/codebook.h"
 #include "lowbit/quant/gptq_pass.h"
 #include "lowbit/quant/gptq_vectors.h"
 #include "lowbit/quant/grid_round.h"
@@ -112,7 +113,9 @@ Result<Rounded> round_gptq(MatrixView w, const InputStats& stats, const Scheme& 
   const double mean = sum / static_cast<double>(w.cols);
   if (!(mean > 0)) return fall_back(w, stats, scheme, "the Hessian has no positive diagonal", pool);
 
-  const QuantizedTensor shape(scheme, 1, w.cols);
+  const auto learned = with_learned_table(w, InputStats{.mean_square = diagonal}, scheme, pool);
+  if (!learned) return Error(learned.error());
+  const QuantizedTensor shape(*learned, 1, w.cols);
   const std::int64_t group_cols = shape.group_cols();
   const bool has_units = scheme.scale->scale != nullptr && scheme.scale->group != Group{0, 0};
   const std::int64_t unit_cols =
@@ -131,7 +134,7 @@ Result<Rounded> round_gptq(MatrixView w, const InputStats& stats, const Scheme& 
         ordered_hessian(h, order, static_cast<float>(damping * mean), pool);
     const MatrixView view(ordered.data(), w.cols, w.cols);
     if (!factor_symmetric(view, products, pool, factor)) continue;
-    auto tensor = round_with_feedback(w, scheme, options, view, factor, order, products, pool);
+    auto tensor = round_with_feedback(w, *learned, options, view, factor, order, products, pool);
     if (!tensor) return std::move(tensor).error();
     std::string note;
     if (damping > options.damping) {

@@ -18,7 +18,7 @@ GridCode::GridCode(const Scheme& scheme) : code_(scheme.code) {
 }
 
 void GridGroup::reset(const GridCode& grid, std::span<const float> x, const float* weights,
-                      float scale) {
+                      float scale, int part) {
   grid_ = &grid;
   n_vectors_ = x.size() / grid.dim();
   power_ = 0;
@@ -31,13 +31,15 @@ void GridGroup::reset(const GridCode& grid, std::span<const float> x, const floa
     turn_signs(x, weights, scale);
     numbers = magnitudes_.data();
   }
-  const std::size_t n_parts = grid.alternatives().size();
-  if (vectors_.size() < n_parts * n_vectors_) vectors_.resize(n_parts * n_vectors_);
-  for (std::size_t part = 0; part < n_parts; ++part) {
+  const auto parts = part < 0 ? grid.alternatives()
+                              : grid.alternatives().subspan(static_cast<std::size_t>(part), 1);
+  n_parts_ = parts.size();
+  if (vectors_.size() < n_parts_ * n_vectors_) vectors_.resize(n_parts_ * n_vectors_);
+  for (std::size_t p = 0; p < n_parts_; ++p) {
     for (std::size_t i = 0; i < n_vectors_; ++i) {
       const std::size_t first = i * grid.dim();
-      vectors_[part * n_vectors_ + i].reset(grid.alternatives()[part], numbers + first,
-                                            weights == nullptr ? nullptr : weights + first);
+      vectors_[p * n_vectors_ + i].reset(parts[p], numbers + first,
+                                         weights == nullptr ? nullptr : weights + first);
     }
   }
 }
@@ -85,7 +87,7 @@ GridGroup::Sums GridGroup::sums_of(std::size_t alternative, float scale) {
 GridGroup::Sums GridGroup::at(float scale) {
   Sums best = sums_of(0, scale);
   const double s = static_cast<double>(scale);
-  for (std::size_t part = 1; part < grid_->alternatives().size(); ++part) {
+  for (std::size_t part = 1; part < n_parts_; ++part) {
     const Sums sums = sums_of(part, scale);
     if (s * sums.q - 2 * sums.p < s * best.q - 2 * best.p) best = sums;
   }
@@ -96,7 +98,7 @@ void GridGroup::codes_at(float scale, std::span<std::uint32_t> codes) {
   const double s = static_cast<double>(scale);
   std::size_t best = 0;
   double best_cost = 0;
-  for (std::size_t part = 0; part < grid_->alternatives().size(); ++part) {
+  for (std::size_t part = 0; part < n_parts_; ++part) {
     const Sums sums = sums_of(part, scale);
     const double cost = s * sums.q - 2 * sums.p;
     if (part == 0 || cost < best_cost) best = part, best_cost = cost;

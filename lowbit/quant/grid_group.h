@@ -33,8 +33,10 @@ class GridCode {
 class GridGroup {
  public:
   /// x: numbers of the group, whole vectors; weights: as many, or null. `scale` is about the one
-  /// that will be found: it decides which sign is cheapest to turn.
-  void reset(const GridCode& grid, std::span<const float> x, const float* weights, float scale);
+  /// that will be found: it decides which sign is cheapest to turn. `part`: the one alternative
+  /// that is free to the group; -1: all are.
+  void reset(const GridCode& grid, std::span<const float> x, const float* weights, float scale,
+             int part = -1);
 
   struct Sums {
     double p = 0, q = 0;  // sum w x v and sum w v^2 over the nearest rows
@@ -54,7 +56,7 @@ class GridGroup {
   Sums sums_of(std::size_t alternative, float scale);
 
   const GridCode* grid_ = nullptr;
-  std::size_t n_vectors_ = 0;
+  std::size_t n_vectors_ = 0, n_parts_ = 0;
   double power_ = 0;
   std::vector<float> magnitudes_;
   std::vector<std::uint32_t> signs_;   // per vector

@@ -73,6 +73,8 @@ class GridBlock {
       widest = std::max(widest, member.widest);
     }
     std::frexp(widest, &exponent_);
+    constexpr int least_exponent = -120;  // 2^120 is a number
+    exponent_ = std::max(exponent_, least_exponent);
     for (Member& member : members_) {
       for (float& x : member.x) x = std::ldexp(x, -exponent_);
       member.widest = std::ldexp(member.widest, -exponent_);

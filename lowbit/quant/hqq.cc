@@ -9,6 +9,7 @@
 #include <cmath>
 #include <optional>
 
+#include "lowbit/quant/codebook.h"
 #include "lowbit/quant/group_walk.h"
 
 namespace lowbit {
@@ -343,7 +344,9 @@ Result<QuantizedTensor> round_half_quadratic(MatrixView w, const InputStats& sta
           fmt::format("row {} holds a number that is not finite; the source is damaged", r));
     }
   }
-  QuantizedTensor tensor(scheme, w.rows, w.cols);
+  const auto learned = with_learned_table(w, {}, scheme, pool);
+  if (!learned) return Error(learned.error());
+  QuantizedTensor tensor(*learned, w.rows, w.cols);
   HalfQuadratic(w, stats, tensor).run(pool);
   // One range a thread: each prepares the search for codes anew.
   const std::int64_t chunk = (w.rows + pool.n_threads() - 1) / pool.n_threads();

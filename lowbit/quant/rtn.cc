@@ -7,8 +7,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 
+#include "lowbit/quant/codebook.h"
 #include "lowbit/quant/grid_round.h"
 #include "lowbit/quant/group_fit.h"
 #include "lowbit/quant/group_walk.h"
@@ -233,8 +235,9 @@ class SuperBlock {
   Solution best_, next_, other_;
 };
 
-/// One scale of scales for the whole tensor (nvfp4): it lets the widest group reach the end of the
-/// scales' range, then every group finds its scale among those there are.
+/// One scale of scales for the whole tensor (nvfp4): the one that lets the widest group reach the
+/// end of the scales' range or, searched, stay below it, so that it can choose too; then every
+/// group finds its scale among those there are.
 void fit_under_tensor_scale(Choice choice, MatrixView w, const InputStats& stats,
                             QuantizedTensor& tensor, ThreadPool& pool) {
   const GroupWalk walk(w, stats, tensor);
@@ -245,7 +248,36 @@ void fit_under_tensor_scale(Choice choice, MatrixView w, const InputStats& stats
   }
   const StoredCode scale_code(*tensor.scale->scheme.code);
   const StoredCode super_code(*tensor.scale->scale->scheme.code);
-  const float unit = super_code.nearest(amax / (scale_code.largest() * levels.high()));
+  const float tightest = super_code.nearest(amax / (scale_code.largest() * levels.high()));
+  const auto error_under = [&](float candidate) {
+    constexpr std::int64_t n_voters = 64;  // rows
+    const std::int64_t step = std::max<std::int64_t>(walk.n_rows() / n_voters, 1);
+    const StoredNumber stored(scale_code, candidate);
+    std::vector<double> errors(static_cast<std::size_t>((walk.n_rows() + step - 1) / step), 0.0);
+    pool.parallel_for(static_cast<std::int64_t>(errors.size()), /*chunk=*/1,
+                      [&](std::int64_t first, std::int64_t last, int) {
+                        GroupWalk::Buffers buffers;
+                        for (std::int64_t i = first; i < last; ++i) {
+                          double& error = errors[static_cast<std::size_t>(i)];
+                          for (std::int64_t col = 0; col < walk.n_cols(); ++col) {
+                            error += fit_group(choice, walk.group(i * step, col, buffers), levels,
+                                               tensor.scheme, stored, nullptr,
+                                               /*nonpositive=*/false)
+                                         .error;
+                          }
+                        }
+                      });
+    return std::accumulate(errors.begin(), errors.end(), 0.0);
+  };
+  float unit = tightest;
+  if (choice == Choice::search && tightest > 0) {
+    double least = error_under(tightest);
+    for (const float factor : {1.25f, 1.5f, 1.75f}) {
+      const float candidate = super_code.nearest(tightest * factor);
+      const double error = error_under(candidate);
+      if (error < least) least = error, unit = candidate;
+    }
+  }
   tensor.scale->scale->codes.set(0, 0, super_code.code_of(unit));
   const StoredNumber scale(scale_code, unit);
   pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
@@ -300,6 +332,19 @@ Result<QuantizedTensor> round(Choice choice, MatrixView w, const InputStats& sta
   if (Status checked = check_input(w, stats); !checked) return std::move(checked).error();
   const std::span<const float> numbers(w.data, static_cast<std::size_t>(w.rows * w.cols));
   if (is_plain_float(scheme)) return encode_plain(numbers, scheme, w.rows, w.cols);
+  if (scheme.code->is_learned && scheme.code->owner == nullptr) {
+    if (scheme.zero || !scheme.scale || scheme.scale->scale) {
+      return Error(
+          fmt::format("scheme {}: a table is learned under scales of one level and without "
+                      "zeros only",
+                      to_string(scheme)));
+    }
+    if (w.cols % scheme.code->dim == 0) {
+      auto learned = with_learned_table(w, stats, scheme, pool);
+      if (!learned) return std::move(learned).error();
+      return round(choice, w, stats, *learned, pool);
+    }
+  }
   if (w.cols % scheme.code->dim != 0) {
     return Error(
         fmt::format("rows of {} numbers do not divide into codes of {}", w.cols, scheme.code->dim));
