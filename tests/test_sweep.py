@@ -124,6 +124,7 @@ def test_recipes_that_need_text_and_mixes(sweep, tmp_path):
         ("./model.gguf q4_0\n", ["line 1", "q4_0"]),
         ("gptq:q4_0 --target-bpw 5\n", ["line 1", "names a scheme"]),
         ("--target-bpw 5 --candidates int99\n", ["line 1", "int99"]),
+        ("--target-bpw much --candidates folder\n", ["line 1", "much"]),
     ],
 )
 def test_a_bad_list_is_refused_before_anything_runs(sweep, text, words):

@@ -97,14 +97,23 @@ Result<std::string> value_of(const std::string& option, std::istringstream& word
   return value;
 }
 
-/// Where the mix would be written: its containers differ in what they can hold.
+/// Where the mix would be written: containers differ in what they can hold. --candidates gguf and
+/// --candidates folder stand for what is tried there where nobody names others.
 std::string place_of(const MixWords& mix) {
+  const std::string gguf = "sweep.gguf", folder = "sweep/";
+  if (mix.candidates.empty() || mix.candidates == "gguf") return gguf;
+  if (mix.candidates == "folder") return folder;
   const auto candidates = parse_candidates(mix.candidates);
-  const bool is_gguf = mix.candidates.empty() || !candidates ||
-                       std::ranges::all_of(*candidates, [](const Scheme& scheme) {
+  const bool is_gguf = candidates && std::ranges::all_of(*candidates, [](const Scheme& scheme) {
                          return gguf_bits_per_weight(scheme).has_value();
                        });
-  return is_gguf ? "sweep.gguf" : "sweep/";
+  return is_gguf ? gguf : folder;
+}
+
+/// The words with the names of containers taken for the schemes they stand for.
+MixWords spelled_out(MixWords mix) {
+  if (mix.candidates == "gguf" || mix.candidates == "folder") mix.candidates.clear();
+  return mix;
 }
 
 Status read_option(const std::string& word, std::istringstream& words, Request& request) {
@@ -156,7 +165,7 @@ Result<Request> request_of(const SweepLine& line, const Recipe& run) {
   }
   if (request.mix.are_given()) {
     if (Status status = check_words(request.mix); !status) return std::move(status).error();
-    const auto candidates = candidates_of(request.mix, place_of(request.mix));
+    const auto candidates = candidates_of(spelled_out(request.mix), place_of(request.mix));
     if (!candidates) return Error(candidates.error());
     auto method = parse_method(recipe_word, candidates->front());
     if (!method) return std::move(method).error();
@@ -187,10 +196,10 @@ Result<Made> make(const ModelFile& source, const Request& request,
   options.rules = request.rules;
   options.fallback = request.fallback;
   if (request.mix.are_given()) {
-    const auto candidates = candidates_of(request.mix, place_of(request.mix));
+    const auto candidates = candidates_of(spelled_out(request.mix), place_of(request.mix));
     if (!candidates) return Error(candidates.error());
-    auto mix = choose_by_words(source, request.mix, *candidates, *request.recipe, request.rules,
-                               place_of(request.mix), calibration, pool);
+    auto mix = choose_by_words(source, spelled_out(request.mix), *candidates, *request.recipe,
+                               request.rules, place_of(request.mix), calibration, pool);
     if (!mix) return std::move(mix).error();
     options.rules = mix->rules;
   }
