@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,6 +40,8 @@ class CheckpointWriter {
 /// row length is in the way and what to do (another scheme, -o DIR/, --fallback).
 Status fits_gguf(const Scheme& scheme, const std::vector<std::int64_t>& shape);
 Status fits_lowbit(const Scheme& scheme, const std::vector<std::int64_t>& shape);
+Status fits_compressed_tensors(std::string_view name, const Scheme& scheme,
+                               const std::vector<std::int64_t>& shape);
 
 /// general.alignment is taken from the metadata where it is set.
 Result<std::unique_ptr<CheckpointWriter>> create_gguf(const std::string& path,
@@ -56,5 +59,12 @@ struct SideFile {
 Result<std::unique_ptr<CheckpointWriter>> create_lowbit_folder(
     const std::string& folder, const std::string& config_json, std::vector<SideFile> side_files,
     std::vector<TensorDeclaration> tensors);
+
+/// The same in the compressed-tensors convention, which transformers and vLLM load. activations:
+/// what their matrix products shall quantize x to (int8.token, e4m3.token); nothing: x stays as it
+/// is.
+Result<std::unique_ptr<CheckpointWriter>> create_compressed_tensors_folder(
+    const std::string& folder, const std::string& config_json, std::vector<SideFile> side_files,
+    std::vector<TensorDeclaration> tensors, const std::optional<Scheme>& activations);
 
 }  // namespace lowbit

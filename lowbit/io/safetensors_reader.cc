@@ -14,6 +14,8 @@
 #include "lowbit/base/mapped_file.h"
 #include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint.h"
+#include "lowbit/io/compressed_tensors.h"
+#include "lowbit/io/compressed_tensors_reader.h"
 #include "lowbit/io/json.h"
 #include "lowbit/io/layout.h"
 #include "lowbit/io/lowbit_convention.h"
@@ -291,17 +293,22 @@ Result<FolderFiles> find_files(const fs::path& folder) {
                   folder.string(), files.paths.size(), index_file));
 }
 
-/// The quant_method of a config.json, "" without one.
-Result<std::string> quant_method_of(const fs::path& folder) {
+/// The quantization_config of a config.json, null without one.
+Result<Json> quantization_of(const fs::path& folder) {
   const fs::path path = folder / convention::config_file;
-  if (!is_file(path)) return std::string();
+  if (!is_file(path)) return Json();
   auto config = read_json(path.string());
   if (!config) return std::move(config).error();
   const auto quantization = config->find("quantization_config");
-  if (quantization == config->end() || !quantization->is_object()) return std::string();
-  const auto method = quantization->find("quant_method");
-  if (method == quantization->end() || !method->is_string()) return std::string("unknown");
-  return method->get<std::string>();
+  if (quantization == config->end() || !quantization->is_object()) return Json();
+  return *quantization;
+}
+
+std::string quant_method_of(const Json& quantization) {
+  if (quantization.is_null()) return {};
+  const auto method = quantization.find("quant_method");
+  return method != quantization.end() && method->is_string() ? method->get<std::string>()
+                                                             : std::string("unknown");
 }
 
 }  // namespace
@@ -319,20 +326,26 @@ Result<std::unique_ptr<Checkpoint>> open_safetensors(const std::string& folder_o
   } else {
     found.paths = {folder_or_file};
   }
-  auto method = quant_method_of(folder);
-  if (!method) return std::move(method).error();
-  const bool says_lowbit = *method == convention::quant_method;
-  if (!method->empty() && !says_lowbit) {
+  const auto quantization = quantization_of(folder);
+  if (!quantization) return Error(quantization.error());
+  const std::string method = quant_method_of(*quantization);
+  const bool says_lowbit = method == convention::quant_method;
+  const bool says_compressed = method == compressed_tensors::quant_method;
+  if (!method.empty() && !says_lowbit && !says_compressed) {
     return Error(
         fmt::format("{} is quantized with {}, which lowbit does not read; get the model it "
                     "was made from, or a GGUF of it",
-                    folder_or_file, shown(*method)));
+                    folder_or_file, shown(method)));
   }
   std::vector<SafetensorsFile> files;
   for (const auto& path : found.paths) {
     auto file = SafetensorsFile::open(path);
     if (!file) return std::move(file).error();
     files.push_back(std::move(*file));
+  }
+  if (says_compressed) {
+    return open_compressed_tensors(folder_or_file, folder.string(), std::move(files),
+                                   *quantization);
   }
   const bool is_lowbit =
       says_lowbit || files[0].metadata.contains(std::string(convention::metadata_key));
