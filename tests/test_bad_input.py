@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,89 @@ def test_text_without_enough_tokens(tmp_path):
     text = tmp_path / "short.txt"
     text.write_text("a few words")
     refused(lowbit("eval", "-m", TINY, "--text", text), "short.txt")
+
+
+QUANTIZE = ["quantize", "-m", GOLDEN / "qwen2"]
+
+
+@pytest.mark.parametrize(
+    "recipe, words",
+    [
+        ("rtm:int4.g16", ["no method or transform 'rtm'", "did you mean 'rtn'?"]),
+        ("hadamar+rtn:int4.g16", ["did you mean 'hadamard'?"]),
+        ("Q4_K_", ["'Q4_K_'", "did you mean 'Q4_K_"]),
+        ("rtn:q4_k_n", ["did you mean 'Q4_K_"]),
+        ("rtn:int4.g16x", ["int4.g16x"]),
+        ("mxfp", ["did you mean 'mxfp4'?"]),
+        ("rtn+hadamard:int4.g16", ["'hadamard+rtn:...'"]),
+        ("rtn+rtn-absmax:int4.g16", ["only one"]),
+        ("rtn:", ["recipe \"rtn:\""]),
+        ("rtn", ["the scheme is missing"]),
+    ],
+)
+def test_recipes_that_cannot_be(recipe, words, tmp_path):
+    refused(lowbit(*QUANTIZE, "--recipe", recipe, "-o", tmp_path / "x.gguf"), *words, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rule", ["*=Q4_K_M", "*=hadamard+rtn:int4.g16", "*", "=int4", "*=int4.g16x"])
+def test_rules_that_cannot_be(rule, tmp_path):
+    refused(lowbit(*QUANTIZE, "int4.g16", "--rule", rule, "-o", f"{tmp_path}/x/"), "rule", code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rule_that_matches_nothing(tmp_path):
+    refused(lowbit(*QUANTIZE, "int4.g16", "--rule", "*.w_proj.weight=q8_0", "-o", f"{tmp_path}/x/"), "w_proj", "inspect")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bits, word", [(b"\x00\x7e", "NaN"), (b"\x00\x7c", "inf"), (b"\x00\xfc", "inf")])
+def test_weights_that_are_not_finite(bits, word, tmp_path):
+    """NaN and infinities are named with their tensor and place, whatever the method; nothing is written."""
+    import gguf
+
+    source = tmp_path / "source.gguf"
+    done = lowbit("quantize", "-m", GOLDEN / "qwen2", "f16", "-o", source, "--no-self-test")
+    assert done.code == 0, done.err
+    data = bytearray(source.read_bytes())
+    tensor = next(t for t in gguf.GGUFReader(source).tensors if t.name == "blk.1.ffn_up.weight")
+    row, col = 3, 5
+    at = int(tensor.data_offset) + 2 * (row * int(tensor.shape[0]) + col)
+    data[at : at + 2] = bits
+    source.write_bytes(data)
+    for recipe in ("rtn:int4.g16", "rtn-absmax:int8.channel"):
+        done = lowbit("quantize", "-m", source, "--recipe", recipe, "-o", f"{tmp_path}/out/")
+        refused(done, "layers.1.mlp.up_proj.weight", "row 3, column 5", word)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
+
+
+@pytest.mark.parametrize("convention", ["lowbit", "compressed-tensors"])
+def test_full_disk_leaves_no_folder(convention, tmp_path):
+    command = f'ulimit -f 20; trap "" XFSZ; exec "{BINARY}" quantize -m "{GOLDEN}/qwen2" int8.channel --convention {convention} -o "{tmp_path}/x/"'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip(), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["x.gguf", "x/"])
+def test_a_killed_quantize_leaves_no_half_output(teacher, output, tmp_path):
+    """kill -9 while it writes: neither a half file nor a half folder stands under the name."""
+    place = tmp_path / output
+    if output == "x.gguf":
+        place.write_text("old")
+    process = subprocess.Popen(
+        [BINARY, "quantize", "-m", teacher, "q8_0", "--no-self-test", "-o", f"{tmp_path}/{output}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(0.7)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names == (["x.gguf"] if output == "x.gguf" else []), names
+    assert output != "x.gguf" or place.read_text() == "old"
+
+
+def test_imatrix_of_a_missing_file(tmp_path):
+    refused(lowbit(*QUANTIZE, "q8_0", "--imatrix", tmp_path / "no.dat", "-o", tmp_path / "x.gguf"), "no.dat", code=2)

@@ -14,6 +14,7 @@
 #include "lowbit/app/mix_options.h"
 #include "lowbit/app/model_options.h"
 #include "lowbit/app/terminal.h"
+#include "lowbit/compress/imatrix_statistics.h"
 #include "lowbit/compress/quantize.h"
 
 namespace lowbit::app {
@@ -28,7 +29,7 @@ struct CalibrationWords {
 
 struct Options {
   ModelOptions model;
-  std::string scheme, recipe, fallback, output;
+  std::string scheme, recipe, fallback, output, convention, imatrix;
   std::vector<std::string> rules;
   CalibrationWords calibration;
   MixWords mix;
@@ -105,7 +106,31 @@ Result<QuantizeOptions> parse(const Options& options, bool is_convert) {
     if (!fallback) return std::move(fallback).error();
     parsed.fallback = *fallback;
   }
+  if (!options.imatrix.empty() && !options.calibration.text.path.empty()) {
+    return Error("--imatrix and --calibration both say what the inputs are; give one of them");
+  }
+  if (!options.convention.empty()) {
+    auto convention = parse_convention(options.convention);
+    if (!convention) return std::move(convention).error();
+    parsed.convention = *convention;
+  }
   return parsed;
+}
+
+/// --imatrix: what it does not know is said, because those matrices are rounded blindly.
+Status read_known_inputs(const Options& options, const ModelFile& source,
+                         QuantizeOptions& request) {
+  if (options.imatrix.empty()) return ok();
+  auto imatrix = read_imatrix(options.imatrix);
+  if (!imatrix) return std::move(imatrix).error();
+  auto known = statistics_of(*imatrix, source);
+  if (!known) return std::move(known).error().in(options.imatrix);
+  for (const std::string& name : known->missing) {
+    spdlog::warn("{} does not know {}; it is rounded as if its inputs were all alike",
+                 options.imatrix, name);
+  }
+  request.statistics = std::move(known->statistics);
+  return ok();
 }
 
 ordered_json to_json(const QuantizeReport& report, const std::optional<SelfTest>& test) {
@@ -184,6 +209,10 @@ Exit run(const Options& options, bool is_convert) {
   if (!request) return refuse(request.error());
   auto source = ModelFile::open(options.model.model);
   if (!source) return fail(source.error());
+  if (Status status = read_known_inputs(options, *source, *request); !status) {
+    return refuse(status.error());
+  }
+  if (request->convention.compressed_tensors) add_plain_ends(*source, request->rules);
   const auto pool = make_pool(options.model);
   watch_interrupts();
   std::optional<Mix> mix;
@@ -265,6 +294,12 @@ void add(CLI::App& command, Context& context, bool is_convert) {
                     "what calibration may take, the model's mapped file aside; hidden states are "
                     "in OUTPUT.work/")
         ->capture_default_str();
+    command.add_option("--imatrix", options->imatrix,
+                       "importance matrix of llama.cpp (.gguf or .dat) for methods that weigh "
+                       "errors by the inputs");
+    command.add_option("--convention", options->convention,
+                       "of a folder: lowbit (default), or compressed-tensors[,a=int8.token], which "
+                       "transformers and vLLM load");
     add_mix_options(command, options->mix);
     command.add_option("--fallback", options->fallback,
                        "scheme for tensors that the wanted one does not fit, or llama: what "
@@ -292,6 +327,8 @@ void add_quantize(CLI::App& parser, Context& context) {
       "  lowbit quantize -m model.gguf Q4_K_M -o model-q4_k_m.gguf\n"
       "  lowbit quantize -m model/ --recipe rtn:int4.g128 --rule '*embed_tokens*=q8_0' -o "
       "model-int4/\n"
+      "  lowbit quantize -m model.gguf Q3_K_M --imatrix model.imatrix.gguf -o model-q3.gguf\n"
+      "  lowbit quantize -m model/ int4.g128 --convention compressed-tensors -o model-w4a16/\n"
       "  lowbit quantize -m model.gguf q4_k --fallback q5_0 -o model-q4_k.gguf\n"
       "  lowbit quantize -m model/ --recipe gptq:int4.g128 --calibration text.txt -o model-gptq/");
 }

@@ -57,4 +57,27 @@ Imatrix imatrix_of(const ModelStats& statistics, std::int64_t chunk_size,
   return imatrix;
 }
 
+Result<CalibrationWindows> imatrix_chunks(std::string_view text, const Tokenizer& tokenizer,
+                                          std::int64_t chunk_size, std::int64_t n_chunks) {
+  const std::vector<TokenId> tokens =
+      tokenizer.encode(text, /*add_bos=*/true, /*parse_special=*/false);
+  const auto n_tokens = static_cast<std::int64_t>(tokens.size());
+  constexpr std::int64_t least = 2;  // chunks
+  if (n_tokens < least * chunk_size) {
+    return Error(
+        fmt::format("the calibration text has {} tokens and an importance matrix needs at "
+                    "least {}; give a longer text or a smaller --chunk-size",
+                    n_tokens, least * chunk_size));
+  }
+  std::int64_t n = n_tokens / chunk_size;
+  if (n_chunks != 0) n = std::min(n, n_chunks);
+  CalibrationWindows chunks;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto first = tokens.begin() + i * chunk_size;
+    auto& chunk = chunks.emplace_back(first, first + chunk_size);
+    if (tokenizer.adds_bos() && tokenizer.bos()) chunk.front() = *tokenizer.bos();
+  }
+  return chunks;
+}
+
 }  // namespace lowbit

@@ -8,6 +8,7 @@
 
 #include "lowbit/compress/llama_mixes.h"
 #include "lowbit/formats/learned_code.h"
+#include "lowbit/model/tensor_names.h"
 
 namespace lowbit {
 namespace {
@@ -60,6 +61,18 @@ const Rule* rule_for(const std::vector<Rule>& rules, const ModelTensor& tensor) 
     if (matches(rule, tensor)) return &rule;
   }
   return nullptr;
+}
+
+void add_plain_ends(const ModelFile& model, std::vector<Rule>& rules) {
+  for (const ModelTensor& tensor : model.tensors()) {
+    const bool is_end = tensor.is_matrix() && role_of(tensor.name).empty();
+    if (!is_end || rule_for(rules, tensor) != nullptr) continue;
+    Rule rule{.pattern = tensor.name, .recipe = {}};
+    if (!is_plain_float(tensor.scheme)) {
+      rule.recipe = TensorRecipe{*rounder_named(plain_method), *parse_scheme("f16")};
+    }
+    rules.push_back(std::move(rule));
+  }
 }
 
 Result<FallbackChoice> parse_fallback(std::string_view text) {

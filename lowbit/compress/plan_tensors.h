@@ -28,6 +28,10 @@ Result<Rule> parse_rule(std::string_view text);
 /// The first rule whose pattern matches the tensor, or null.
 const Rule* rule_for(const std::vector<Rule>& rules, const ModelTensor& tensor);
 
+/// Behind the caller's rules, those that leave embedding and head in plain floats: for conventions
+/// that know them in no other form.
+void add_plain_ends(const ModelFile& model, std::vector<Rule>& rules);
+
 /// What a tensor gets that its scheme does not fit: another recipe, or what llama.cpp's table says.
 struct FallbackChoice {
   std::optional<TensorRecipe> recipe = {};

@@ -23,7 +23,8 @@
 namespace lowbit {
 namespace {
 
-/// What of the request only data can do; "" when there is no such thing.
+/// What of the request only text can do; "" when there is no such thing. An importance matrix is
+/// enough for rounders that ask for activations.
 std::string what_needs_text(const QuantizeOptions& options, const ModelPlan& plan) {
   if (options.recipe) {
     for (const Transform* transform : options.recipe->transforms) {
@@ -31,7 +32,9 @@ std::string what_needs_text(const QuantizeOptions& options, const ModelPlan& pla
     }
   }
   for (const TensorPlan& entry : plan.tensors) {
-    if (entry.recipe && entry.recipe->rounder->needs != Needs::weights) {
+    const Needs needs = entry.recipe ? entry.recipe->rounder->needs : Needs::weights;
+    const bool is_known = needs == Needs::activations && !options.statistics.empty();
+    if (needs != Needs::weights && !is_known) {
       return std::string(entry.recipe->rounder->name);
     }
   }
@@ -141,12 +144,20 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
                                       ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
   const bool is_transformed = options.recipe && !options.recipe->transforms.empty();
-  const auto container = container_of(options.output);
+  if (is_transformed && !options.statistics.empty()) {
+    return Error(
+        fmt::format("an importance matrix is about inputs that {} changes; give "
+                    "--calibration FILE instead",
+                    options.recipe->transforms.front()->name));
+  }
+  const auto container = container_of(options.output, options.convention);
   if (!container) return Error(container.error());
-  auto plan = plan_tensors(source, options.recipe, options.rules, options.fallback,
-                           [&](const Scheme& scheme, const ModelTensor& tensor) {
-                             return fits(*container, scheme, tensor);
-                           });
+  auto plan = plan_tensors(
+      source, options.recipe, options.rules, options.fallback,
+      [&](const Scheme& scheme, const ModelTensor& tensor) {
+        return fits(*container, scheme, tensor);
+      },
+      /*calibrated=*/options.calibration.has_value() || !options.statistics.empty());
   if (!plan) return std::move(plan).error();
   if (const std::string what = what_needs_text(options, *plan);
       !what.empty() && !options.calibration) {
@@ -170,7 +181,7 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
     const bool is_float = is_transformed && !entry.tensor->is_matrix();
     outputs.push_back({entry.tensor, is_float ? *parse_scheme("f32") : entry.scheme});
   }
-  auto writer = ModelWriter::create(source, options.output, outputs);
+  auto writer = ModelWriter::create(source, options.output, outputs, options.convention);
   if (!writer) return std::move(writer).error();
 
   QuantizeReport report;
@@ -188,8 +199,11 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
     auto tensor = [&]() -> Result<QuantizedTensor> {
       if (work != nullptr && work->has(name)) return work->load(name, pool);
       if (!entry.recipe) return tensors.load(name);
+      const auto known = options.statistics.find(name);
+      const InputStats stats =
+          known == options.statistics.end() ? InputStats{} : known->second.view();
       auto result =
-          round_tensor(tensors, name, InputStats{}, *entry.recipe, options.memory_bytes / 4, pool);
+          round_tensor(tensors, name, stats, *entry.recipe, options.memory_bytes / 4, pool);
       if (!result) return std::move(result).error();
       if (!result->note.empty()) report.notes.push_back({name, result->note});
       return std::move(result->tensor);
@@ -210,6 +224,7 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
   report.output = options.output;
   report.n_bytes = writer->file_bytes();
   report.fallbacks = std::move(plan->fallbacks);
+  for (std::string& note : plan->notes) report.notes.push_back({"imatrix", std::move(note)});
   const auto written = ModelFile::open(options.output);
   if (!written) return Error(written.error()).in("the written model cannot be opened again");
   report.bits_per_weight = written->bits_per_weight();

@@ -16,7 +16,9 @@
 #include "lowbit/compress/calibration_text.h"
 #include "lowbit/compress/pipeline.h"
 #include "lowbit/compress/plan_tensors.h"
+#include "lowbit/compress/statistics.h"
 #include "lowbit/measure/evaluate.h"
+#include "lowbit/model/model_writer.h"
 #include "lowbit/runtime/weights.h"
 
 namespace lowbit {
@@ -26,6 +28,10 @@ struct QuantizeOptions {
   std::vector<Rule> rules;
   FallbackChoice fallback;
   std::string output;
+  FolderConvention convention = {};  // of an output that is a folder
+  /// What is known of the inputs of matrices by other means than calibration: an imatrix. It is
+  /// enough for methods that ask for activations.
+  ModelStats statistics = {};
   /// Text for methods that need it, and for those that are better with it. Finished blocks then
   /// stand in OUTPUT.work/ until the output does: the same request goes on from there.
   std::optional<CalibrationText> calibration = {};

@@ -282,17 +282,22 @@ Result<Imatrix> read_imatrix(const std::string& path) {
   return GgufForm::read(path);
 }
 
-Status write_imatrix(const std::string& path, const Imatrix& imatrix) {
-  if (imatrix.entries.empty()) return Error(path + ": an importance matrix without entries");
-  for (const auto& [name, entry] : imatrix.entries) {
-    if (Status status = check(name, entry); !status) return std::move(status).error().in(path);
-  }
-  if (path.ends_with(gguf_extension)) return write_gguf_form(path, imatrix);
-  if (path.ends_with(legacy_extension)) return write_legacy_form(path, imatrix);
+Status check_imatrix_path(const std::string& path) {
+  if (path.ends_with(gguf_extension) || path.ends_with(legacy_extension)) return ok();
   return Error(
       fmt::format("cannot tell which form {} shall have; name a {} file, or a {} file for tools "
                   "before 2025",
                   path, gguf_extension, legacy_extension));
+}
+
+Status write_imatrix(const std::string& path, const Imatrix& imatrix) {
+  if (Status status = check_imatrix_path(path); !status) return status;
+  if (imatrix.entries.empty()) return Error(path + ": an importance matrix without entries");
+  for (const auto& [name, entry] : imatrix.entries) {
+    if (Status status = check(name, entry); !status) return std::move(status).error().in(path);
+  }
+  return path.ends_with(gguf_extension) ? write_gguf_form(path, imatrix)
+                                        : write_legacy_form(path, imatrix);
 }
 
 }  // namespace lowbit

@@ -50,8 +50,9 @@ struct Imatrix {
 /// not finite.
 Result<Imatrix> read_imatrix(const std::string& path);
 
-/// ".gguf" and ".dat" choose the form; another name is an error. The file appears whole or not at
-/// all.
+/// Whether the name says which form the file shall have: ".gguf" or ".dat".
+Status check_imatrix_path(const std::string& path);
+/// In the form of the name. The file appears whole or not at all.
 Status write_imatrix(const std::string& path, const Imatrix& imatrix);
 
 }  // namespace lowbit

@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "lowbit/base/assert.h"
+#include "lowbit/io/compressed_tensors.h"
 #include "lowbit/io/layout.h"
 #include "lowbit/io/lowbit_convention.h"
 #include "lowbit/model/tensor_names.h"
@@ -81,17 +83,53 @@ std::string config_text(const ModelFile& source) {
 
 }  // namespace
 
-Result<Container> container_of(const std::string& output) {
+Result<FolderConvention> parse_convention(std::string_view text) {
+  constexpr std::string_view activations = ",a=", own = "lowbit";
+  const std::size_t comma = std::min(text.find(activations), text.size());
+  const std::string_view name = text.substr(0, comma);
+  if (name != own && name != compressed_tensors::quant_method) {
+    return Error(fmt::format("there is no convention '{}'; there are {} and {}", text, own,
+                             compressed_tensors::quant_method));
+  }
+  FolderConvention convention{.compressed_tensors = name != own};
+  if (comma == text.size()) return convention;
+  auto scheme = parse_scheme(text.substr(comma + activations.size()));
+  if (!scheme) return std::move(scheme).error().in(fmt::format("--convention {}", text));
+  if (!convention.compressed_tensors) {
+    return Error(fmt::format("--convention {}: only {} says how activations are quantized", text,
+                             compressed_tensors::quant_method));
+  }
+  convention.activations = *scheme;
+  return convention;
+}
+
+Result<Container> container_of(const std::string& output, const FolderConvention& convention) {
   const std::string extension = std::filesystem::path(output).extension().string();
-  if (extension == ".gguf") return Container::gguf;
-  if (output.ends_with('/') || extension.empty()) return Container::folder;
+  const bool is_gguf = extension == ".gguf";
+  if (is_gguf && convention.compressed_tensors) {
+    return Error(
+        fmt::format("{} is one file and compressed-tensors a convention of folders; name "
+                    "a folder that ends in /",
+                    output));
+  }
+  if (is_gguf) return Container::gguf;
+  if (output.ends_with('/') || extension.empty()) {
+    return convention.compressed_tensors ? Container::compressed_tensors : Container::folder;
+  }
   return Error(fmt::format(
       "cannot tell what to write to {}; name a .gguf file or a folder that ends in /", output));
 }
 
 Status fits(Container container, const Scheme& scheme, const ModelTensor& tensor) {
-  return container == Container::gguf ? fits_gguf(scheme, tensor.shape)
-                                      : fits_lowbit(scheme, tensor.shape);
+  switch (container) {
+    case Container::gguf:
+      return fits_gguf(scheme, tensor.shape);
+    case Container::compressed_tensors:
+      return fits_compressed_tensors(tensor.name, scheme, tensor.shape);
+    case Container::folder:
+      break;
+  }
+  return fits_lowbit(scheme, tensor.shape);
 }
 
 std::int64_t stored_bytes(Container container, const Scheme& scheme, const ModelTensor& tensor) {
@@ -100,6 +138,8 @@ std::int64_t stored_bytes(Container container, const Scheme& scheme, const Model
     const BlockLayout* layout = layout_for_scheme(scheme);
     LOWBIT_ASSERT(layout != nullptr);
     n_bytes = tensor.rows() * (tensor.cols() / layout->n_numbers) * layout->n_bytes;
+  } else if (container == Container::compressed_tensors && !is_plain_float(scheme)) {
+    n_bytes = compressed_tensors::stored_bytes(scheme, tensor.rows(), tensor.cols());
   } else {
     for (const convention::PlaneInfo& plane : convention::plane_infos(scheme, tensor.shape))
       n_bytes += plane.n_bytes;
@@ -108,9 +148,10 @@ std::int64_t stored_bytes(Container container, const Scheme& scheme, const Model
 }
 
 Result<ModelWriter> ModelWriter::create(const ModelFile& source, const std::string& output,
-                                        std::span<const OutputTensor> tensors) {
+                                        std::span<const OutputTensor> tensors,
+                                        const FolderConvention& convention) {
   ModelWriter writer;
-  const auto container = container_of(output);
+  const auto container = container_of(output, convention);
   if (!container) return Error(container.error());
   writer.container_ = *container;
   writer.config_ = &source.config();
@@ -140,8 +181,12 @@ Result<ModelWriter> ModelWriter::create(const ModelFile& source, const std::stri
   } else {
     auto files = side_files(source);
     if (!files) return std::move(files).error();
-    auto created = create_lowbit_folder(output, config_text(source), std::move(*files),
-                                        std::move(declarations));
+    auto created =
+        convention.compressed_tensors
+            ? create_compressed_tensors_folder(output, config_text(source), std::move(*files),
+                                               std::move(declarations), convention.activations)
+            : create_lowbit_folder(output, config_text(source), std::move(*files),
+                                   std::move(declarations));
     if (!created) return std::move(created).error();
     writer.writer_ = std::move(*created);
   }

@@ -6,8 +6,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "lowbit/base/result.h"
 #include "lowbit/io/checkpoint_writer.h"
@@ -15,11 +17,21 @@
 
 namespace lowbit {
 
-enum class Container : std::uint8_t { gguf, folder };
+/// folder: in our own convention.
+enum class Container : std::uint8_t { gguf, folder, compressed_tensors };
+
+/// What a folder shall be like.
+struct FolderConvention {
+  bool compressed_tensors = false;  // else our own
+  /// Of compressed-tensors: what its readers shall quantize the inputs of their matrix products to.
+  std::optional<Scheme> activations = {};
+};
+/// "lowbit", "compressed-tensors" or "compressed-tensors,a=int8.token".
+Result<FolderConvention> parse_convention(std::string_view text);
 
 /// By the name: ".gguf" is GGUF; a name that ends in '/' or has no extension is a folder; all else
 /// is an error that says which two there are.
-Result<Container> container_of(const std::string& output);
+Result<Container> container_of(const std::string& output, const FolderConvention& convention = {});
 
 /// Whether the container can hold the tensor in this scheme; the error says what to do.
 Status fits(Container container, const Scheme& scheme, const ModelTensor& tensor);
@@ -36,7 +48,8 @@ class ModelWriter {
  public:
   /// `source` must outlive the writer. Tensors are added in the order given here.
   static Result<ModelWriter> create(const ModelFile& source, const std::string& output,
-                                    std::span<const OutputTensor> tensors);
+                                    std::span<const OutputTensor> tensors,
+                                    const FolderConvention& convention = {});
 
   /// The next tensor, in canonical row order.
   Status add(QuantizedTensor tensor);
