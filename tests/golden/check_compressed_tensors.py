@@ -4,8 +4,8 @@
 
 usage: check_compressed_tensors.py DIR SAME.gguf     (with the interpreter of scripts/deps golden)
 
-SAME.gguf is `lowbit convert DIR -o SAME.gguf`: the same numbers in another container, which the gguf
-package decodes. Every matrix that transformers and compressed-tensors decompress must be those numbers
+SAME.gguf is `lowbit quantize -m DIR f32 -o SAME.gguf`: what lowbit decodes the folder to, which the gguf
+package reads. Every matrix that transformers and compressed-tensors decompress must be those numbers
 rounded once to the model's dtype, and the logits must be those of a model with these matrices.
 """
 import sys
@@ -28,10 +28,10 @@ def rotated_halves(w, n_heads):
 def main():
     folder, same = sys.argv[1:]
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=CompressedTensorsConfig(run_compressed=False))
+        folder, quantization_config=CompressedTensorsConfig(dequantize=True))
     plain = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()}, strict=False)
-    plain = plain.to(model.dtype)
+    plain.eval()
     reader = gguf.GGUFReader(same)
     stored = {t.name: t for t in reader.tensors}
     config = model.config
