@@ -255,9 +255,10 @@ std::vector<Scheme> default_candidates(Container container) {
   constexpr std::array gguf{"iq2_xxs", "iq2_xs", "iq2_s",  "iq3_xxs", "iq3_s",
                             "q3_k",    "iq4_xs", "iq4_nl", "q4_0",    "q4_k",
                             "q4_1",    "q5_0",   "q5_k",   "q6_k",    "q8_0"};
-  constexpr std::array folder{"int2.g64",  "int2.g32", "int3.g128", "int3.g64", "int3.g32",
-                              "int4.g128", "int4.g64", "int4.g32",  "iq4_nl",   "int5.g128",
-                              "int5.g64",  "int5.g32", "int6.g128", "int6.g64", "int8.g128"};
+  constexpr std::array folder{"int2.g64",   "int2.g32",  "int3.g128",   "int3.g64",
+                              "int3.g32",   "int4.g128", "iq4_nl.g128", "nf4.g64",
+                              "iq4_nl.g64", "iq4_nl",    "int5.g128",   "int5.g64",
+                              "int5.g32",   "int6.g128", "int6.g64",    "int8.g128"};
   std::vector<Scheme> schemes;
   const auto add = [&](const auto& names) {
     for (const char* name : names) schemes.push_back(*parse_scheme(name));
