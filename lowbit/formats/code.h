@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
 namespace lowbit {
 
@@ -66,11 +67,16 @@ class CodePtr {
   constexpr const Code& operator*() const { return *code_; }
 
  private:
+  /// Not asked in constants, which are rows of the list: with -fsanitize=undefined g++ does not
+  /// take a comparison of their addresses with null for a constant.
+  constexpr bool is_owned() const {
+    return !std::is_constant_evaluated() && code_ != nullptr && code_->owner != nullptr;
+  }
   constexpr void take() const {
-    if (code_ != nullptr && code_->owner != nullptr) own(*code_->owner);
+    if (is_owned()) own(*code_->owner);
   }
   constexpr void drop() const {
-    if (code_ != nullptr && code_->owner != nullptr) disown(*code_->owner);
+    if (is_owned()) disown(*code_->owner);
   }
   static void own(const LearnedCode& code);
   static void disown(const LearnedCode& code);
