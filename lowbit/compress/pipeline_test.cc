@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <random>
@@ -257,14 +258,15 @@ TEST(Pipeline, RoundsAStageOnWhatTheRoundedStagesGive) {
 /// A folder of its own, removed at the end.
 class Folder {
  public:
-  Folder() : path_((fs::temp_directory_path() / "lowbit-pipeline-test").string()) {
-    fs::remove_all(path_);
+  Folder() : parent_((fs::temp_directory_path() / "lowbit-pipeline-XXXXXX").string()) {
+    EXPECT_NE(::mkdtemp(parent_.data()), nullptr);
+    path_ = parent_ + "/work";
   }
-  ~Folder() { fs::remove_all(path_); }
+  ~Folder() { fs::remove_all(parent_); }
   const std::string& path() const { return path_; }
 
  private:
-  std::string path_;
+  std::string parent_, path_;
 };
 
 TEST(Pipeline, GoesOnAfterAnInterruptionWithTheSameBits) {
