@@ -9,7 +9,7 @@ from conftest import CACHE, GOLDEN, lowbit, refused
 
 LIST = """# recipes of a test
 int8.channel
-four bits: q4_0 --fallback int4.g16
+four bits: q4_k --fallback int4.g16
 w=int3.g64,a=int8.token
 int4.g16 --rule *embed*=keep
 [another's]
@@ -96,12 +96,13 @@ def test_the_picture_is_xml_with_every_point(sweep):
 def test_recipes_that_need_text_and_mixes(sweep, tmp_path):
     calibration = tmp_path / "calibration.txt"
     calibration.write_bytes((CACHE / "texts/emma.txt").read_bytes()[:20000])
-    recipes = "gptq:int4.g16\nrtn:int4.g16\nmixed: --target-bpw 6 --candidates int4.g16,int8.channel\n"
+    recipes = "gptq:int4.g16\nrtn:int4.g16\nmixed: --target-bpw 6 --candidates int4.g16,int8.channel\nfolder: --target-bpw 5 --candidates folder\n"
     done = sweep(recipes)
     assert done.code == 1 and "gptq needs calibration text" in done.err and "| mixed" in done.out
     sweep.output.with_suffix(".csv").unlink()
     points = sweep(recipes, "--calibration", calibration, "--calibration-windows", 8, "--json").json["points"]
-    gptq, rtn, mixed = points
+    gptq, rtn, mixed, folder = points
+    assert 4 < folder["bits_per_weight"] <= 5
     assert gptq["kld_mean"] < rtn["kld_mean"]
     assert 5 < mixed["bits_per_weight"] <= 6 and mixed["kld_mean"] < rtn["kld_mean"]
     written = tmp_path / "written/"
@@ -133,9 +134,9 @@ def test_a_bad_list_is_refused_before_anything_runs(sweep, text, words):
 
 
 def test_a_recipe_that_does_not_fit_leaves_the_others(sweep):
-    done = sweep("q4_0\nint8.channel\n./nothing.gguf\n")
+    done = sweep("q4_k\nint8.channel\n./nothing.gguf\n")
     assert done.code == 1
-    assert "rows of 112" in done.err and "2 of 3 recipes failed" in done.err
+    assert "q4_k" in done.err and "256" in done.err and "2 of 3 recipes failed" in done.err
     assert "int8.channel" in done.out and len(rows_of(sweep.output.with_suffix(".csv"))) == 1
 
 

@@ -16,9 +16,19 @@
 namespace lowbit {
 namespace {
 
-double stored_bits(const Scheme& scheme, std::int64_t rows, std::int64_t cols) {
-  const auto bits = gguf_bits_per_weight(scheme);
-  return bits ? *bits : planar_bits_per_weight(scheme, rows, cols);
+bool fits_gguf(const Scheme& scheme, const ModelTensor& tensor) {
+  return gguf_bits_per_weight(scheme) && fits(Container::gguf, scheme, tensor);
+}
+
+/// GGUF or, where that has no type or its blocks do not fill the rows, a folder.
+Status fits_somewhere(const Scheme& scheme, const ModelTensor& tensor) {
+  if (fits_gguf(scheme, tensor)) return ok();
+  return fits(Container::folder, scheme, tensor);
+}
+
+double stored_bits(const Scheme& scheme, const ModelTensor& tensor) {
+  if (fits_gguf(scheme, tensor)) return *gguf_bits_per_weight(scheme);
+  return planar_bits_per_weight(scheme, tensor.rows(), tensor.cols());
 }
 
 /// Each matrix with a recipe on its own, as without calibration text.
@@ -98,13 +108,8 @@ Status check_has_text(const QuantizeOptions& request, const ModelPlan& plan) {
 Result<ModelInMemory> quantize_in_memory(const ModelFile& source, const QuantizeOptions& request,
                                          const CalibrationWindows* windows, ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
-  auto plan = plan_tensors(
-      source, request.recipe, request.rules, request.fallback,
-      [](const Scheme& scheme, const ModelTensor& tensor) {
-        const bool in_gguf = gguf_bits_per_weight(scheme).has_value();
-        return fits(in_gguf ? Container::gguf : Container::folder, scheme, tensor);
-      },
-      /*calibrated=*/windows != nullptr);
+  auto plan = plan_tensors(source, request.recipe, request.rules, request.fallback, fits_somewhere,
+                           /*calibrated=*/windows != nullptr);
   if (!plan) return std::move(plan).error();
   ModelInMemory model;
   model.source = tensors_of(source, pool);
@@ -129,9 +134,9 @@ Result<ModelInMemory> quantize_in_memory(const ModelFile& source, const Quantize
   double n_bits = 0, n_numbers = 0;
   for (const TensorPlan& entry : plan->tensors) {
     if (!entry.tensor->is_matrix()) continue;
-    const std::int64_t rows = entry.tensor->rows(), cols = entry.tensor->cols();
-    n_bits += static_cast<double>(rows * cols) * stored_bits(entry.scheme, rows, cols);
-    n_numbers += static_cast<double>(rows * cols);
+    const auto n = static_cast<double>(entry.tensor->rows() * entry.tensor->cols());
+    n_bits += n * stored_bits(entry.scheme, *entry.tensor);
+    n_numbers += n;
   }
   model.bits_per_weight = n_bits / n_numbers;
   model.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -19,8 +19,8 @@ struct ModelInMemory {
   std::unique_ptr<TensorSource> source;  // of whatever was not quantized; the file must outlive it
   std::unique_ptr<FoldedModel> folded;   // the source behind transforms that need no data, or null
   std::unique_ptr<QuantizedModel> tensors;
-  /// Of all matrices, embeddings and head included: as GGUF stores those whose scheme has a type
-  /// there, as a folder stores the others.
+  /// Of all matrices, embeddings and head included: as GGUF stores those that it can hold, as a
+  /// folder stores the others.
   double bits_per_weight = 0;
   double seconds = 0;
   std::vector<std::string> notes;  // fallbacks, methods that gave up
