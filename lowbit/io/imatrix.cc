@@ -72,7 +72,7 @@ class GgufForm {
     if (const auto type = keys.string(type_key); !type || *type != type_word) {
       return Error(
           "it is a GGUF file but no importance matrix (general.type is not \"imatrix\"); make one "
-          "with llama-imatrix");
+          "with `lowbit calibrate` or llama-imatrix");
     }
     if (keys.contains(datasets_key)) {
       const auto names = keys.strings(datasets_key);
