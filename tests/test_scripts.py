@@ -25,13 +25,18 @@ def load(name: str):
     return module
 
 
+def write_program(path: Path, command: str) -> None:
+    path.write_text(f"#!/bin/sh\n{command}\n")
+    path.chmod(0o755)
+
+
 @pytest.fixture
 def check(tmp_path, monkeypatch):
     """scripts/check on a repository of its own: one good file, one library made from what a test adds."""
     module = load("check")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(module, "bring_up_to_date", lambda build, libraries: None)  # `add` below compiles
+    monkeypatch.setattr(module, "bring_up_to_date", lambda build, targets: None)  # `add` below compiles
     for folder in ("docs", "lowbit/kernels", "lowbit/io", "build"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / "docs/design.md", tmp_path / "docs")
@@ -85,12 +90,39 @@ def test_every_gate_can_fail(check, gate, name, text, word):
 
 def test_docs_gate_compares(check, tmp_path):
     binary = tmp_path / "build/lowbit"
-    binary.write_text("#!/bin/sh\necho '| code | bits |'\n")
-    binary.chmod(0o755)
+    write_program(binary, "echo '| code | bits |'")
     with pytest.raises(check.Broken):
         check.check_docs()
     (tmp_path / "docs/formats.md").write_text("| code | bits |\n")
     check.check_docs()
+
+
+def test_docs_gate_builds_first(check, tmp_path, monkeypatch):
+    """A program of older sources prints what the page says; those of now print more."""
+    binary = tmp_path / "build/lowbit"
+    write_program(binary, "echo old")
+    (tmp_path / "docs/formats.md").write_text("old\n")
+    built = []
+
+    def build(folder: Path, targets: list[str]) -> None:
+        built.append((folder, targets))
+        write_program(binary, "echo new")
+
+    monkeypatch.setattr(check, "bring_up_to_date", build)
+    with pytest.raises(check.Broken, match="not what this build prints"):
+        check.check_docs()
+    assert built == [(tmp_path / "build", ["lowbit"])]
+
+
+def test_what_cannot_be_built_says_why(tmp_path, monkeypatch, capfd):
+    check = load("check")
+    write_program(tmp_path / "cmake", 'echo "-- GLOB mismatch!" >&2; echo "a.cc:1: error: no"; exit ${STATUS:-0}')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    check.bring_up_to_date(tmp_path / "release", ["lowbit"])
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setenv("STATUS", "1")
+    with pytest.raises(check.Broken, match="cannot be brought up to date\n  a.cc:1: error: no\n  -> cmake --preset release"):
+        check.bring_up_to_date(tmp_path / "release", ["lowbit"])
 
 
 def test_the_table_of_folders_is_read():
