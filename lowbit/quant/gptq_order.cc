@@ -44,4 +44,28 @@ ColumnOrder order_columns(std::span<const float> weights, const ColumnSteps& ste
   return order;
 }
 
+std::vector<ColumnBlock> cut_into_blocks(const ColumnOrder& order, std::int64_t max_cols,
+                                         bool has_units) {
+  std::vector<ColumnBlock> blocks;
+  auto unit = order.units.begin();
+  for (const Run& group : order.groups) {
+    const bool starts_unit = unit != order.units.end() && unit->first == group.first;
+    for (std::int64_t done = 0; done < group.n;) {
+      const std::int64_t n = std::min(group.n - done, max_cols);
+      const bool fits_in = !blocks.empty() && blocks.back().n + n <= max_cols;
+      if (!fits_in || (starts_unit && has_units && done == 0)) {
+        blocks.push_back({.first = group.first + done, .n = 0});
+      }
+      ColumnBlock& block = blocks.back();
+      if (starts_unit && has_units && done == 0) block.unit = *unit;
+      if (group.n > max_cols && done == 0) block.long_group = group;
+      block.parts.push_back({block.n, n, group.index, n == group.n});
+      block.n += n;
+      done += n;
+    }
+    if (starts_unit) ++unit;
+  }
+  return blocks;
+}
+
 }  // namespace lowbit

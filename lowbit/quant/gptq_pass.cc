@@ -14,45 +14,12 @@
 namespace lowbit {
 namespace {
 
-constexpr std::int64_t rows_per_tile = gptq_tile_rows, cols_per_block = gptq_block_cols;
+using Block = ColumnBlock;
+
+constexpr std::int64_t rows_per_tile = gptq_tile_rows;
 
 std::size_t index(std::int64_t i) {
   return static_cast<std::size_t>(i);
-}
-
-/// Groups, or parts of a group of many columns, that are rounded in one go.
-struct Block {
-  std::int64_t first = 0, n = 0;
-  struct Part {
-    std::int64_t first = 0, n = 0;  // columns of the block
-    std::int64_t group = 0;
-    bool is_whole = true;  // not a part of a longer group
-  };
-  std::vector<Part> parts = {};
-  std::optional<Run> unit = {}, long_group = {};  // that start here and must be fitted first
-};
-
-std::vector<Block> cut_into_blocks(const ColumnOrder& order, bool has_units) {
-  std::vector<Block> blocks;
-  auto unit = order.units.begin();
-  for (const Run& group : order.groups) {
-    const bool starts_unit = unit != order.units.end() && unit->first == group.first;
-    for (std::int64_t done = 0; done < group.n;) {
-      const std::int64_t n = std::min(group.n - done, cols_per_block);
-      const bool fits_in = !blocks.empty() && blocks.back().n + n <= cols_per_block;
-      if (!fits_in || (starts_unit && has_units && done == 0)) {
-        blocks.push_back({.first = group.first + done, .n = 0});
-      }
-      Block& block = blocks.back();
-      if (starts_unit && has_units && done == 0) block.unit = *unit;
-      if (group.n > cols_per_block && done == 0) block.long_group = group;
-      block.parts.push_back({block.n, n, group.index, n == group.n});
-      block.n += n;
-      done += n;
-    }
-    if (starts_unit) ++unit;
-  }
-  return blocks;
 }
 
 /// One matrix on its way to codes. All arrays over columns are in the order of the visit.
@@ -94,7 +61,7 @@ class Gptq {
 
   Result<QuantizedTensor> run() {
     if (Status status = choose_units(); !status) return std::move(status).error();
-    const std::vector<Block> blocks = cut_into_blocks(order_, has_units_);
+    const std::vector<Block> blocks = cut_into_blocks(order_, gptq_block_cols, has_units_);
     for (const Block& block : blocks) {
       if (Status status = round_block(block); !status) return std::move(status).error();
     }
@@ -260,25 +227,6 @@ class Gptq {
     }
   }
 
-  /// Rows of a tile as columns, zeros beyond the last row.
-  static void load(MatrixView from, std::int64_t first_row, std::int64_t first_col, std::int64_t n,
-                   TileColumn* to) {
-    const std::int64_t n_rows = std::min(rows_per_tile, from.rows - first_row);
-    std::fill_n(to, n, TileColumn());
-    for (std::int64_t r = 0; r < n_rows; ++r) {
-      const float* row = from.row(first_row + r) + first_col;
-      for (std::int64_t k = 0; k < n; ++k) to[k].set(r, row[k]);
-    }
-  }
-  static void save(const TileColumn* from, std::int64_t first_row, std::int64_t first_col,
-                   std::int64_t n, MutableMatrixView to) {
-    const std::int64_t n_rows = std::min(rows_per_tile, to.rows - first_row);
-    for (std::int64_t r = 0; r < n_rows; ++r) {
-      float* row = to.row(first_row + r) + first_col;
-      for (std::int64_t k = 0; k < n; ++k) row[k] = from[k].get(r);
-    }
-  }
-
   TileGrid grid_of(std::int64_t first_row, std::int64_t group) {
     TileGrid grid;
     const std::int64_t n_rows = std::min(rows_per_tile, w_.rows - first_row);
@@ -306,8 +254,8 @@ class Gptq {
     const std::vector<float> weights =
         grid_ ? atom_weights(feedback, pivots, n_atom) : std::vector<float>();
     for_each_tile([&](Tile& tile) {
-      load(numbers(), tile.first_row, block.first, block.n, tile.w.data());
-      load(targets, tile.first_row, 0, block.n, tile.target.data());
+      load_columns(numbers(), tile.first_row, block.first, block.n, tile.w.data());
+      load_columns(targets, tile.first_row, 0, block.n, tile.target.data());
       for (const Block::Part& part : block.parts) {
         const std::int64_t last = part.first + part.n;
         if (grid_) {
@@ -326,8 +274,8 @@ class Gptq {
                         tile.e.data(), error);
         });
       }
-      save(tile.v.data(), tile.first_row, block.first, block.n, values());
-      save(tile.e.data(), tile.first_row, block.first, block.n, errors());
+      save_columns(tile.v.data(), tile.first_row, block.first, block.n, values());
+      save_columns(tile.e.data(), tile.first_row, block.first, block.n, errors());
     });
     return ok();
   }
@@ -428,10 +376,10 @@ class Gptq {
       std::copy_n(hessian_.row(block.first + k) + block.first, block.n, h.row(k));
     }
     for_each_tile([&](Tile& tile) {
-      load(numbers(), tile.first_row, block.first, block.n, tile.w.data());
-      load(values(), tile.first_row, block.first, block.n, tile.v.data());
-      load(errors(), tile.first_row, block.first, block.n, tile.e.data());
-      load(gradient, tile.first_row, 0, block.n, tile.target.data());
+      load_columns(numbers(), tile.first_row, block.first, block.n, tile.w.data());
+      load_columns(values(), tile.first_row, block.first, block.n, tile.v.data());
+      load_columns(errors(), tile.first_row, block.first, block.n, tile.e.data());
+      load_columns(gradient, tile.first_row, 0, block.n, tile.target.data());
       for (const Block::Part& part : block.parts) {
         const std::int64_t last = part.first + part.n;
         if (!is_fixed_ && part.is_whole) {
@@ -450,8 +398,8 @@ class Gptq {
                           tile.e.data(), tile.target.data());
         });
       }
-      save(tile.v.data(), tile.first_row, block.first, block.n, values());
-      save(tile.e.data(), tile.first_row, block.first, block.n, errors());
+      save_columns(tile.v.data(), tile.first_row, block.first, block.n, values());
+      save_columns(tile.e.data(), tile.first_row, block.first, block.n, errors());
     });
   }
 
@@ -619,8 +567,7 @@ class Gptq {
   bool is_fixed_ = false, has_units_ = false;
   std::vector<float> numbers_, errors_, values_, scales_, zeros_, scratch_;
   std::vector<float> unit_scales_, unit_zeros_;
-  std::vector<std::uint32_t>
-      codes_;  // of several numbers: (rows, codes of a row), as they are stored
+  std::vector<std::uint32_t> codes_;  // of several numbers: (rows, codes of a row), as stored
 };
 
 }  // namespace

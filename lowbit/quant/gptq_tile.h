@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops of GPTQ: up to 128 columns of 16 rows, a row per lane, so that all rows choose
-// the code of a column at once and no sum crosses lanes. Included by gptq.cc alone.
+// the code of a column at once and no sum crosses lanes.
 #pragma once
 
+#include <algorithm>
 #include <array>
-#include <cstring>
 #include <vector>
 
+#include "lowbit/base/matrix_view.h"
 #include "lowbit/formats/scheme.h"
 #include "lowbit/quant/lanes.h"
 #include "lowbit/quant/levels.h"
@@ -33,6 +34,25 @@ struct TileColumn {
   }
 };
 using TileColumns = std::array<TileColumn, gptq_block_cols>;
+
+/// `n` columns of the rows of a tile, zeros beyond the last row.
+inline void load_columns(MatrixView from, std::int64_t first_row, std::int64_t first_col,
+                         std::int64_t n, TileColumn* to) {
+  const std::int64_t n_rows = std::min(gptq_tile_rows, from.rows - first_row);
+  std::fill_n(to, n, TileColumn());
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    const float* row = from.row(first_row + r) + first_col;
+    for (std::int64_t k = 0; k < n; ++k) to[k].set(r, row[k]);
+  }
+}
+inline void save_columns(const TileColumn* from, std::int64_t first_row, std::int64_t first_col,
+                         std::int64_t n, MutableMatrixView to) {
+  const std::int64_t n_rows = std::min(gptq_tile_rows, to.rows - first_row);
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    float* row = to.row(first_row + r) + first_col;
+    for (std::int64_t k = 0; k < n; ++k) row[k] = from[k].get(r);
+  }
+}
 
 /// What the codes of a group mean, row by row: decoded = scale * (v - code_zero) + offset.
 struct TileGrid {
