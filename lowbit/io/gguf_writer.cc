@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "lowbit/base/mapped_file.h"
+#include "lowbit/io/byte_writer.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/gguf_format.h"
 #include "lowbit/io/layout.h"
@@ -15,29 +16,9 @@
 namespace lowbit {
 namespace {
 
-class Bytes {
- public:
-  template <class T>
-  void put(T value) {
-    const auto* first = reinterpret_cast<const std::byte*>(&value);
-    bytes_.insert(bytes_.end(), first, first + sizeof value);
-  }
-  void put_text(std::string_view text) {
-    const auto* first = reinterpret_cast<const std::byte*>(text.data());
-    bytes_.insert(bytes_.end(), first, first + text.size());
-  }
-  void put_string(std::string_view text) {
-    put<std::uint64_t>(text.size());
-    put_text(text);
-  }
-  std::size_t n_bytes() const { return bytes_.size(); }
-  std::vector<std::byte>& all() { return bytes_; }
+using Length = std::uint64_t;  // of texts
 
- private:
-  std::vector<std::byte> bytes_;
-};
-
-void put_integer(Bytes& out, ValueType type, std::int64_t value) {
+void put_integer(ByteWriter& out, ValueType type, std::int64_t value) {
   switch (type) {
     case ValueType::uint8:
     case ValueType::int8:
@@ -53,12 +34,12 @@ void put_integer(Bytes& out, ValueType type, std::int64_t value) {
       return out.put(value);
   }
 }
-void put_number(Bytes& out, ValueType type, double value) {
+void put_number(ByteWriter& out, ValueType type, double value) {
   if (type == ValueType::float32) return out.put(static_cast<float>(value));
   out.put(value);
 }
 
-void put_value(Bytes& out, const Value& value) {
+void put_value(ByteWriter& out, const Value& value) {
   out.put(static_cast<std::uint32_t>(value.type));
   const auto put_array_head = [&](std::size_t n_elements) {
     out.put(static_cast<std::uint32_t>(value.element));
@@ -69,7 +50,7 @@ void put_value(Bytes& out, const Value& value) {
   } else if (const auto* number = std::get_if<double>(&value.data)) {
     put_number(out, value.type, *number);
   } else if (const auto* text = std::get_if<std::string>(&value.data)) {
-    out.put_string(*text);
+    out.put_string<Length>(*text);
   } else if (const auto* integers = std::get_if<std::vector<std::int64_t>>(&value.data)) {
     put_array_head(integers->size());
     for (const std::int64_t element : *integers) put_integer(out, value.element, element);
@@ -78,7 +59,7 @@ void put_value(Bytes& out, const Value& value) {
     for (const double element : *numbers) put_number(out, value.element, element);
   } else if (const auto* strings = std::get_if<std::vector<std::string>>(&value.data)) {
     put_array_head(strings->size());
-    for (const std::string& element : *strings) out.put_string(element);
+    for (const std::string& element : *strings) out.put_string<Length>(element);
   }
 }
 
@@ -169,11 +150,11 @@ class GgufWriter final : public CheckpointWriter {
   }
 
   Status write_header(const Metadata& metadata) {
-    Bytes table;
+    ByteWriter table;
     std::uint64_t n_stored = 0, offset = 0;
     const auto put_info = [&](std::string_view name, const std::vector<std::int64_t>& shape,
                               std::uint32_t type, std::uint64_t n_bytes) {
-      table.put_string(name);
+      table.put_string<Length>(name);
       table.put(static_cast<std::uint32_t>(shape.size()));
       for (auto extent = shape.rbegin(); extent != shape.rend(); ++extent) table.put(*extent);
       table.put(type);
@@ -188,19 +169,19 @@ class GgufWriter final : public CheckpointWriter {
         put_info(gguf::scale_name(declared.name), {1}, gguf::type_f32, sizeof(float));
       }
     }
-    Bytes header;
+    ByteWriter header;
     header.put_text(gguf::magic);
     header.put(gguf::version);
     header.put(n_stored);
     header.put<std::uint64_t>(metadata.n_entries());
     for (const auto& [key, value] : metadata) {
-      header.put_string(key);
+      header.put_string<Length>(key);
       put_value(header, value);
     }
-    header.all().insert(header.all().end(), table.all().begin(), table.all().end());
-    header.all().resize(padded(header.n_bytes(), alignment_));
+    header.append(table.bytes());
+    header.pad_to(padded(header.n_bytes(), alignment_));
     n_file_bytes_ = header.n_bytes() + offset;
-    return file_->write(header.all());
+    return file_->write(header.bytes());
   }
 
   std::string path_;

@@ -14,6 +14,7 @@
 #include "lowbit/base/mapped_file.h"
 #include "lowbit/formats/scheme.h"
 #include "lowbit/io/byte_reader.h"
+#include "lowbit/io/byte_writer.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/gguf_format.h"
@@ -209,26 +210,8 @@ Status write_gguf_form(const std::string& path, const Imatrix& imatrix) {
   return (*writer)->commit();
 }
 
-class LegacyBytes {
- public:
-  template <class T>
-  void put(T value) {
-    const auto* first = reinterpret_cast<const std::byte*>(&value);
-    bytes_.insert(bytes_.end(), first, first + sizeof value);
-  }
-  void put_text(std::string_view text) {
-    put(static_cast<std::int32_t>(text.size()));
-    const auto* first = reinterpret_cast<const std::byte*>(text.data());
-    bytes_.insert(bytes_.end(), first, first + text.size());
-  }
-  std::span<const std::byte> all() const { return bytes_; }
-
- private:
-  std::vector<std::byte> bytes_;
-};
-
 Status write_legacy_form(const std::string& path, const Imatrix& imatrix) {
-  LegacyBytes out;
+  ByteWriter out;
   out.put(static_cast<std::int32_t>(imatrix.entries.size()));
   for (const auto& [name, entry] : imatrix.entries) {
     const std::int64_t most = *std::ranges::max_element(entry.counts);
@@ -237,16 +220,17 @@ Status write_legacy_form(const std::string& path, const Imatrix& imatrix) {
       return Error(fmt::format("{}: {} of {} chunks do not fit into the .dat form; write a .gguf",
                                path, entry_of(name), n_chunks));
     }
-    out.put_text(name);
+    out.put_string<std::int32_t>(name);
     out.put(static_cast<std::int32_t>(n_chunks));
     out.put(static_cast<std::int32_t>(entry.sum_square.size()));
     for (const float mean : entry.mean_square()) out.put(mean * static_cast<float>(n_chunks));
   }
   out.put(static_cast<std::int32_t>(imatrix.n_chunks));
-  out.put_text(imatrix.datasets.empty() ? std::string_view() : imatrix.datasets.back());
+  out.put_string<std::int32_t>(imatrix.datasets.empty() ? std::string_view()
+                                                        : imatrix.datasets.back());
   auto file = AtomicFile::create(path);
   if (!file) return std::move(file).error();
-  if (Status status = file->write(out.all()); !status) return status;
+  if (Status status = file->write(out.bytes()); !status) return status;
   return file->commit();
 }
 
