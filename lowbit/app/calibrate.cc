@@ -4,9 +4,6 @@
 // gives the same file.
 #include <fmt/format.h>
 
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +11,7 @@
 #include "lowbit/app/interrupt.h"
 #include "lowbit/app/model_options.h"
 #include "lowbit/app/terminal.h"
+#include "lowbit/compress/calibration_text.h"
 #include "lowbit/compress/imatrix_statistics.h"
 
 namespace lowbit::app {
@@ -26,17 +24,8 @@ struct Options {
   bool json = false;
 };
 
-Result<std::string> read_text(const std::string& path) {
-  std::error_code error;
-  std::ifstream file(path, std::ios::binary);
-  if (!std::filesystem::is_regular_file(path, error) || !file) {
-    return Error(fmt::format("calibration text: '{}' is not a file that can be read", path));
-  }
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
 Result<CalibrationWindows> read_chunks(const Options& options, const ModelFile& model) {
-  auto text = read_text(options.text);
+  auto text = read_calibration_text(options.text);
   if (!text) return std::move(text).error();
   auto data = model.tokenizer();
   if (!data) return std::move(data).error().in("calibration needs the model's tokenizer");

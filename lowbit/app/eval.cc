@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -13,6 +12,7 @@
 #include "lowbit/app/sweep.h"
 #include "lowbit/app/tasks.h"
 #include "lowbit/app/terminal.h"
+#include "lowbit/base/text_file.h"
 #include "lowbit/compress/calibration_text.h"
 #include "lowbit/measure/evaluate.h"
 #include "lowbit/measure/model_work.h"
@@ -30,16 +30,6 @@ struct Options {
   CalibrationText calibration;
   bool json = false;
 };
-
-Result<std::string> read_text(const std::string& path) {
-  std::error_code failure;
-  if (std::filesystem::is_directory(path, failure))
-    return Error(fmt::format("{} is a folder, not a text", path));
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.is_open() || file.bad()) return Error(fmt::format("cannot read the text {}", path));
-  return text;
-}
 
 ordered_json to_json(const EvalReport& report, const Options& options, const std::string& recipe) {
   ordered_json object = {{"protocol", options.protocol},

@@ -6,8 +6,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 
 #include "lowbit/app/terminal.h"
 #include "lowbit/compress/calibration_text.h"
@@ -22,14 +20,6 @@ using nlohmann::ordered_json;
 
 namespace {
 
-Result<std::string> read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.is_open() || file.bad())
-    return Error(fmt::format("calibration text: cannot read {}", path));
-  return text;
-}
-
 Result<CalibrationWindows> windows_of(const ModelFile& file, const std::string& path,
                                       std::int64_t n_windows, std::int64_t n_ctx) {
   auto data = file.tokenizer();
@@ -38,7 +28,7 @@ Result<CalibrationWindows> windows_of(const ModelFile& file, const std::string& 
   if (!tokenizer) return std::move(tokenizer).error();
   std::string text(self_test_text());
   if (!path.empty()) {
-    auto read = read_text(path);
+    auto read = read_calibration_text(path);
     if (!read) return std::move(read).error();
     text = *std::move(read);
   }

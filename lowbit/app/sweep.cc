@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -21,6 +20,7 @@
 #include "lowbit/app/interrupt.h"
 #include "lowbit/app/mix_options.h"
 #include "lowbit/app/terminal.h"
+#include "lowbit/base/text_file.h"
 #include "lowbit/compress/calibration_text.h"
 #include "lowbit/compress/quantize_in_memory.h"
 #include "lowbit/io/layout.h"
@@ -48,26 +48,6 @@ struct Made {
   double bits_per_weight = 0, seconds = 0;
   std::string note;
 };
-
-Result<std::string> read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.is_open() || file.bad()) return Error(fmt::format("cannot read {}", path));
-  return text;
-}
-
-/// Whole or not at all.
-Status write_file(const std::string& path, std::string_view text) {
-  const std::string temporary = path + ".new";
-  std::ofstream file(temporary, std::ios::binary);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  file.close();
-  std::error_code failure;
-  if (file) std::filesystem::rename(temporary, path, failure);
-  if (file && !failure) return ok();
-  std::filesystem::remove(temporary, failure);
-  return Error(fmt::format("cannot write {}", path));
-}
 
 bool is_model_path(std::string_view word) {
   return word.ends_with(".gguf") || word.find('/') != word.npos;
@@ -334,7 +314,7 @@ Result<std::vector<Request>> requests_of(const SweepOptions& options, const Reci
   constexpr std::string_view standard = "standard";
   std::string text(standard_sweep());
   if (options.list != standard) {
-    auto list = read_file(options.list);
+    auto list = read_text(options.list);
     if (!list) return std::move(list).error();
     text = *std::move(list);
   }
@@ -362,7 +342,7 @@ Result<CalibrationWindows> windows_of(const CalibrationText& text, const ModelFi
 Result<std::vector<SweepPoint>> earlier_points(const std::string& path,
                                                const SweepSetting& setting) {
   if (!std::filesystem::exists(path)) return std::vector<SweepPoint>();
-  auto csv = read_file(path);
+  auto csv = read_text(path);
   if (!csv) return std::move(csv).error();
   auto points = read_sweep_csv(*csv, setting);
   if (!points) return std::move(points).error().in(path);
@@ -431,13 +411,13 @@ Exit run_sweep(const SweepOptions& options) {
       });
       if (!is_there) table.push_back(old);
     }
-    if (Status status = write_file(options.output + ".csv", sweep_csv(setting, table)); !status)
+    if (Status status = write_text(options.output + ".csv", sweep_csv(setting, table)); !status)
       return fail(status.error());
   }
   const std::string table = sweep_markdown(setting, points);
   for (const auto& [suffix, text] :
        {std::pair(".md", table), std::pair(".svg", sweep_svg(setting, points))}) {
-    if (Status status = write_file(options.output + suffix, text); !status)
+    if (Status status = write_text(options.output + suffix, text); !status)
       return fail(status.error());
   }
   const Exit printed = print_result(options.json ? to_json(setting, points).dump() + "\n" : table);

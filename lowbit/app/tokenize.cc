@@ -6,13 +6,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "lowbit/app/command.h"
+#include "lowbit/base/text_file.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/model/tokenizer_load.h"
 
@@ -27,9 +27,9 @@ struct Options {
 };
 
 Result<json> read_json(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  if (!file) return Error("cannot open " + path.string());
-  json parsed = json::parse(file, nullptr, /*allow_exceptions=*/false);
+  const auto text = read_text(path.string());
+  if (!text) return Error(text.error());
+  json parsed = json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (parsed.is_discarded()) return Error(path.string() + " is not JSON");
   return parsed;
 }

@@ -5,9 +5,8 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 
+#include "lowbit/base/text_file.h"
 #include "lowbit/model/utf8.h"
 
 namespace lowbit {
@@ -25,6 +24,16 @@ Status check_text(std::string_view text) {
 }
 
 }  // namespace
+
+Result<std::string> read_calibration_text(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return Error(fmt::format("calibration text: '{}' is not a file that can be read", path));
+  }
+  auto text = read_text(path);
+  if (!text) return std::move(text).error().in("calibration text");
+  return text;
+}
 
 Result<CalibrationWindows> calibration_windows(std::string_view text, const Tokenizer& tokenizer,
                                                std::int64_t n_windows, std::int64_t n_ctx) {
@@ -55,15 +64,9 @@ Result<CalibrationWindows> calibration_windows(std::string_view text, const Toke
 
 Result<CalibrationWindows> read_calibration(const CalibrationText& text, const Tokenizer& tokenizer,
                                             const ModelConfig& config) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(text.path, error)) {
-    return Error(fmt::format("calibration text: '{}' is not a file that can be read", text.path));
-  }
-  std::ifstream file(text.path, std::ios::binary);
-  std::string bytes;
-  if (file) bytes.assign(std::istreambuf_iterator<char>(file), {});
-  if (!file) return Error(fmt::format("calibration text: cannot read '{}'", text.path));
-  auto windows = calibration_windows(bytes, tokenizer, text.n_windows,
+  auto bytes = read_calibration_text(text.path);
+  if (!bytes) return std::move(bytes).error();
+  auto windows = calibration_windows(*bytes, tokenizer, text.n_windows,
                                      std::min(text.n_ctx, config.n_ctx_train));
   if (!windows) return std::move(windows).error().in(text.path);
   return windows;

@@ -20,6 +20,9 @@ struct CalibrationText {
   std::int64_t n_windows = 128, n_ctx = 512;
 };
 
+/// The bytes of a text, which is read more than once and so must be a file.
+Result<std::string> read_calibration_text(const std::string& path);
+
 /// n_windows windows of n_ctx tokens, each begun with BOS where the tokenizer adds one; fewer
 /// windows where the text has fewer tokens. Errors: text that is empty, not UTF-8, holds NUL bytes,
 /// or has fewer tokens than one window (says how many there are and how many are needed).

@@ -4,13 +4,11 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <utility>
 
 #include "lowbit/backend/pack_cache.h"
-#include "lowbit/base/mapped_file.h"
+#include "lowbit/base/text_file.h"
 #include "lowbit/io/json.h"
 
 namespace lowbit {
@@ -32,9 +30,8 @@ std::uint64_t hash_of(const CalibrationWindows& windows) {
 
 /// {"format": ..., "entries": {KEY: {GROUP: [LOSS or null, ...]}}}
 Json read_cache(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  auto parsed = parse_json_object(text);
+  const auto text = read_text(path);
+  auto parsed = parse_json_object(text ? *text : std::string());
   if (parsed && parsed->contains("format") && (*parsed)["format"] == format &&
       parsed->contains("entries") && (*parsed)["entries"].is_object()) {
     return *std::move(parsed);
@@ -103,11 +100,7 @@ Status keep_sensitivity(const ModelFile& file, const std::string& key,
     groups[each.group.name] = std::move(losses);
   }
   cache["entries"][key] = std::move(groups);
-  const std::string text = to_text(cache, /*indent=*/0) + "\n";
-  auto written = AtomicFile::create(path);
-  if (!written) return std::move(written).error();
-  if (Status status = written->write(std::as_bytes(std::span(text))); !status) return status;
-  return written->commit();
+  return write_text(path, to_text(cache, /*indent=*/0) + "\n");
 }
 
 }  // namespace lowbit

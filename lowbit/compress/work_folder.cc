@@ -5,12 +5,11 @@
 
 #include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include <memory>
-#include <sstream>
 
 #include "lowbit/backend/pack_cache.h"
 #include "lowbit/base/mapped_file.h"
+#include "lowbit/base/text_file.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/json.h"
@@ -64,10 +63,9 @@ Result<WorkFolder> WorkFolder::open(const std::string& folder, const std::string
 
 /// An error, whatever it says, means that nothing here can be taken up.
 Status WorkFolder::read_manifest(ThreadPool& pool) {
-  std::ifstream file(fmt::format("{}/{}", folder_, manifest_name));
-  std::stringstream text;
-  text << file.rdbuf();
-  auto json = parse_json_object(text.str());
+  const auto text = read_text(fmt::format("{}/{}", folder_, manifest_name));
+  if (!text) return Error(text.error());
+  auto json = parse_json_object(*text);
   if (!json) return std::move(json).error();
   const auto string_at = [&](const Json& object, const char* name) {
     const auto at = object.find(name);
@@ -127,11 +125,7 @@ Status WorkFolder::write_manifest() const {
                      {"finished", n_finished_},     {"hidden", hidden_file_},
                      {"hidden_hash", hidden_hash_}, {"notes", notes},
                      {"tensors", tensors}};
-  auto file = AtomicFile::create(fmt::format("{}/{}", folder_, manifest_name));
-  if (!file) return std::move(file).error();
-  const std::string text = to_text(json, 2) + "\n";
-  if (Status s = file->write(std::as_bytes(std::span(text.data(), text.size()))); !s) return s;
-  return file->commit();
+  return write_text(fmt::format("{}/{}", folder_, manifest_name), to_text(json, 2) + "\n");
 }
 
 Status WorkFolder::finish_block(const Tensors& tensors, const std::string& hidden_file,

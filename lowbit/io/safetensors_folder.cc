@@ -14,6 +14,7 @@
 #include <numeric>
 #include <unordered_set>
 
+#include "lowbit/base/text_file.h"
 #include "lowbit/io/json.h"
 #include "lowbit/io/lowbit_convention.h"
 #include "lowbit/io/safetensors_file.h"
@@ -22,10 +23,6 @@ namespace lowbit {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::span<const std::byte> as_bytes(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
 
 std::string model_path(const std::string& folder) {
   return (fs::path(folder) / convention::model_file).string();
@@ -84,7 +81,7 @@ Result<SafetensorsFolder> SafetensorsFolder::create(
   auto file = AtomicFile::create_in(parent.string(), model_path(folder));
   if (!file) return std::move(file).error();
   made.file_ = std::make_unique<AtomicFile>(std::move(*file));
-  if (Status status = made.file_->write(as_bytes(start)); !status) {
+  if (Status status = made.file_->write(std::as_bytes(std::span(start))); !status) {
     return std::move(status).error();
   }
   return made;
@@ -119,11 +116,8 @@ Status SafetensorsFolder::check_place(bool (*is_ours)(std::string_view config)) 
         fmt::format("cannot write the folder '{}': a file of that name is in the way", folder_));
   }
   if (fs::is_empty(folder_, ignored)) return ok();
-  if (const auto config =
-          MappedFile::open((fs::path(folder_) / convention::config_file).string())) {
-    const auto bytes = config->bytes();
-    if (is_ours({reinterpret_cast<const char*>(bytes.data()), bytes.size()})) return ok();
-  }
+  const auto config = read_text((fs::path(folder_) / convention::config_file).string());
+  if (config && is_ours(*config)) return ok();
   return Error(
       fmt::format("cannot write the folder '{}': it holds something that lowbit did not write; "
                   "choose another name or remove it",
@@ -133,10 +127,8 @@ Status SafetensorsFolder::check_place(bool (*is_ours)(std::string_view config)) 
 Status SafetensorsFolder::fill(const std::string& made) {
   if (Status model = file_->commit_as(model_path(made)); !model) return model;
   for (const SideFile& side : side_files_) {
-    auto file = AtomicFile::create((fs::path(made) / side.name).string());
-    if (!file) return std::move(file).error();
-    if (Status written = file->write(as_bytes(side.text)); !written) return written;
-    if (Status committed = file->commit(); !committed) return committed;
+    Status written = write_text((fs::path(made) / side.name).string(), side.text);
+    if (!written) return written;
   }
   return ok();
 }

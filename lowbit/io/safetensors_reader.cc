@@ -11,7 +11,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include "lowbit/base/mapped_file.h"
+#include "lowbit/base/text_file.h"
 #include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/compressed_tensors.h"
@@ -28,13 +28,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view index_file = "model.safetensors.index.json";
 constexpr std::string_view extension = ".safetensors";
-
-Result<std::string> read_text(const std::string& path) {
-  auto file = MappedFile::open(path);
-  if (!file) return std::move(file).error();
-  const auto bytes = file->bytes();
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-}
 
 Result<Json> read_json(const std::string& path) {
   auto text = read_text(path);
