@@ -9,6 +9,7 @@
 
 #include "lowbit/quant/group_fit.h"
 #include "lowbit/quant/rounder.h"
+#include "lowbit/quant/test_matrices.h"
 
 namespace lowbit {
 namespace {
@@ -16,22 +17,8 @@ namespace {
 constexpr std::int64_t rows = 2, cols = 512;
 constexpr std::uint32_t seed = 7;
 
-std::vector<float> gaussian(float deviation) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> w(rows * cols);
-  for (float& value : w) value = normal(engine) * deviation;
-  return w;
-}
-
 bool has_encoder(const Scheme& scheme) {
   return !is_plain_float(scheme);
-}
-
-double power_of(const std::vector<float>& w) {
-  double power = 0;
-  for (const float value : w) power += static_cast<double>(value) * static_cast<double>(value);
-  return power;
 }
 
 struct Matrix {
@@ -42,8 +29,8 @@ struct Matrix {
 std::vector<Matrix> hard_matrices() {
   std::vector<Matrix> matrices;
   for (const float deviation : {1e-42f, 1e-30f, 1e-18f, 1e-8f, 1e-6f, 1e5f, 1e6f, 1e18f, 1e30f})
-    matrices.push_back({"a deviation", gaussian(deviation)});
-  std::vector<float> w = gaussian(0.02f);
+    matrices.push_back({"a deviation", gaussian(rows * cols, deviation, seed)});
+  std::vector<float> w = gaussian(rows * cols, 0.02f, seed);
   w[100] = 1000.0f;
   w[900] = -1000.0f;
   matrices.push_back({"two outliers", w});
@@ -85,7 +72,7 @@ TEST(Extremes, SubnormalHalvesStillScale) {
   // 1e-6 with k = 1, the 31 steps of q6_k need k = 2 for the largest.
   constexpr double d = 0x1p-24, deviation = 1e-6;
   ThreadPool pool(1);
-  const std::vector<float> w = gaussian(static_cast<float>(deviation));
+  const std::vector<float> w = gaussian(rows * cols, static_cast<float>(deviation), seed);
   const MatrixView view(w.data(), rows, cols);
   for (const auto& [name, k] :
        {std::pair{"q8_0", 1}, {"int8.channel", 1}, {"q6_k", 2}, {"int6.g64", 2}}) {
@@ -118,7 +105,7 @@ TEST(Extremes, EqualNumbersKeepTheirValue) {
 
 TEST(Extremes, AnOutlierCostsItsGroupAlone) {
   ThreadPool pool(1);
-  const std::vector<float> calm = gaussian(0.02f);
+  const std::vector<float> calm = gaussian(rows * cols, 0.02f, seed);
   std::vector<float> w = calm;
   w[100] = 1000.0f;
   const Scheme scheme = *parse_scheme("int4.g32");

@@ -4,22 +4,19 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
+
+#include "lowbit/quant/test_matrices.h"
 
 namespace lowbit {
 namespace {
 
-std::vector<float> gaussian(std::int64_t n, unsigned seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(n));
-  for (float& value : values) value = normal(engine);
-  return values;
+std::vector<float> numbers(std::int64_t n, std::uint32_t seed) {
+  return gaussian(static_cast<std::size_t>(n), 1.0f, seed);
 }
 
 /// x^T x / n_tokens of correlated inputs, in double and then rounded: (n, n).
 std::vector<float> covariance(std::int64_t n, std::int64_t n_tokens) {
-  const std::vector<float> noise = gaussian(n * n_tokens, 7);
+  const std::vector<float> noise = numbers(n * n_tokens, 7);
   std::vector<double> sums(static_cast<std::size_t>(n * n), 0.0);
   std::vector<double> x(static_cast<std::size_t>(n));
   for (std::int64_t t = 0; t < n_tokens; ++t) {
@@ -43,7 +40,7 @@ std::vector<float> covariance(std::int64_t n, std::int64_t n_tokens) {
 
 TEST(FloatProducts, AreThoseOfAPlainLoop) {
   for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{1, 1, 1}, {5, 17, 33}, {40, 129, 7}}) {
-    const std::vector<float> x = gaussian(m * k, 1), w = gaussian(n * k, 2);
+    const std::vector<float> x = numbers(m * k, 1), w = numbers(n * k, 2);
     std::vector<float> y(static_cast<std::size_t>(m * n));
     ThreadPool pool(2);
     FloatProducts(pool).multiply({x.data(), m, k}, {w.data(), n, k}, {y.data(), m, n});

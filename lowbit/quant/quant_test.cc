@@ -4,29 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 
 #include "lowbit/quant/group_fit.h"
 #include "lowbit/quant/rounder.h"
+#include "lowbit/quant/test_matrices.h"
 
 namespace lowbit {
 namespace {
-
-constexpr std::uint32_t seed = 20261121;
-
-std::vector<float> gaussian(std::size_t n, float deviation = 1.0f) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal(0, deviation);
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(engine);
-  return values;
-}
-
-double relative_error(const std::vector<float>& w, const QuantizedTensor& tensor) {
-  double power = 0;
-  for (const float value : w) power += static_cast<double>(value) * static_cast<double>(value);
-  return weighted_error(MatrixView(w.data(), tensor.rows, tensor.cols), {}, tensor) / power;
-}
 
 struct Anchor {
   const char* method;
