@@ -49,6 +49,21 @@ const TensorInfo* Checkpoint::find(std::string_view name) const {
   return index < 0 ? nullptr : &tensors()[static_cast<std::size_t>(index)];
 }
 
+std::int64_t Checkpoint::file_bytes() const {
+  std::size_t n_bytes = 0;
+  for (const MappedFile* file : files()) n_bytes += file->bytes().size();
+  return static_cast<std::int64_t>(n_bytes);
+}
+
+Result<QuantizedTensor> Checkpoint::checked(QuantizedTensor tensor, const std::string& place,
+                                            std::string_view name) {
+  if (has_finite_scales(tensor)) return tensor;
+  return Error(
+      fmt::format("{}: tensor {} has a scale that is not a finite number; the file is damaged, "
+                  "get it again",
+                  place, shown(name)));
+}
+
 double bits_per_weight(const Checkpoint& checkpoint) {
   std::int64_t n_bytes = 0, n_numbers = 0;
   for (const TensorInfo& tensor : checkpoint.tensors()) {

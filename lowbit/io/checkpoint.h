@@ -54,8 +54,6 @@ class Checkpoint {
   virtual void drop_pages(std::size_t index) const = 0;
   /// What the tensors are in, in order: for hashing.
   virtual std::vector<const MappedFile*> files() const = 0;
-  /// All files together.
-  virtual std::int64_t file_bytes() const = 0;
   /// The whole text of a file beside the tensors (config.json, tokenizer.json); an error names the
   /// path when there is none. GGUF has no such files.
   virtual Result<std::string> side_file(std::string_view name) const = 0;
@@ -63,6 +61,19 @@ class Checkpoint {
   /// The place of a tensor in tensors(), or -1.
   std::int64_t index_of(std::string_view name) const;
   const TensorInfo* find(std::string_view name) const;
+  /// All files together.
+  std::int64_t file_bytes() const;
+
+ protected:
+  template <class File>
+  static std::vector<const MappedFile*> mapped_of(const std::vector<File>& files) {
+    std::vector<const MappedFile*> mapped;
+    for (const File& file : files) mapped.push_back(&file.mapped);
+    return mapped;
+  }
+  /// What load() has read from `place`. Error: a scale that is not a finite number.
+  static Result<QuantizedTensor> checked(QuantizedTensor tensor, const std::string& place,
+                                         std::string_view name);
 };
 
 /// A file ending in .gguf (the first or any file of NAME-00001-of-0000N.gguf opens the whole

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "lowbit/base/text_file.h"
 #include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/compressed_tensors.h"
@@ -92,34 +93,16 @@ class CompressedTensorsCheckpoint final : public Checkpoint {
     for (std::size_t i = 0; i < bound.planes.size(); ++i) {
       compressed_tensors::read_bytes(bound.planes[i]->bytes, bound.format, i, tensor);
     }
-    if (!has_finite_scales(tensor)) {
-      return Error(
-          fmt::format("{}: tensor {} has a scale that is not a finite number; the file is "
-                      "damaged, get it again",
-                      path_, shown(info.name)));
-    }
-    return tensor;
+    return checked(std::move(tensor), path_, info.name);
   }
   void drop_pages(std::size_t index) const override {
     for (const SafetensorsEntry* plane : bound_[index].planes) {
       bound_[index].file->mapped.drop_pages(plane->bytes);
     }
   }
-  std::vector<const MappedFile*> files() const override {
-    std::vector<const MappedFile*> mapped;
-    for (const auto& file : files_) mapped.push_back(&file.mapped);
-    return mapped;
-  }
-  std::int64_t file_bytes() const override {
-    std::size_t n_bytes = 0;
-    for (const auto& file : files_) n_bytes += file.mapped.bytes().size();
-    return static_cast<std::int64_t>(n_bytes);
-  }
+  std::vector<const MappedFile*> files() const override { return mapped_of(files_); }
   Result<std::string> side_file(std::string_view name) const override {
-    auto file = MappedFile::open((fs::path(folder_) / name).string());
-    if (!file) return std::move(file).error();
-    const auto bytes = file->bytes();
-    return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return read_text((fs::path(folder_) / name).string());
   }
 
  private:

@@ -488,13 +488,7 @@ class GgufCheckpoint final : public Checkpoint {
     if (tensor_scale) {
       tensor.scale->scale->codes.set(0, 0, std::bit_cast<std::uint32_t>(*tensor_scale));
     }
-    if (!has_finite_scales(tensor)) {
-      return Error(
-          fmt::format("{}: tensor {} has a scale that is not a finite number; the file "
-                      "is damaged, get it again",
-                      path_, shown(stored->name)));
-    }
-    return tensor;
+    return checked(std::move(tensor), path_, stored->name);
   }
   ReadRows row_reader(std::size_t index) const override {
     const Entry* entry = &entries_[index];
@@ -514,16 +508,7 @@ class GgufCheckpoint final : public Checkpoint {
     entries_[index].file->mapped.drop_pages(
         entries_[index].file->bytes_of(*entries_[index].tensor));
   }
-  std::vector<const MappedFile*> files() const override {
-    std::vector<const MappedFile*> mapped;
-    for (const auto& file : files_) mapped.push_back(&file.mapped);
-    return mapped;
-  }
-  std::int64_t file_bytes() const override {
-    std::size_t n_bytes = 0;
-    for (const File& file : files_) n_bytes += file.mapped.bytes().size();
-    return static_cast<std::int64_t>(n_bytes);
-  }
+  std::vector<const MappedFile*> files() const override { return mapped_of(files_); }
   Result<std::string> side_file(std::string_view name) const override {
     return Error(fmt::format("{} is a GGUF file and has no {} beside it", path_, name));
   }

@@ -158,29 +158,14 @@ class SafetensorsCheckpoint final : public Checkpoint {
             fmt::format("{}: tensor {}", entry.file->mapped.path(), shown(info.name)));
       }
     }
-    if (!has_finite_scales(tensor)) {
-      return Error(
-          fmt::format("{}: tensor {} has a scale that is not a finite number; the file "
-                      "is damaged, get it again",
-                      entry.file->mapped.path(), shown(info.name)));
-    }
-    return tensor;
+    return checked(std::move(tensor), entry.file->mapped.path(), info.name);
   }
   void drop_pages(std::size_t index) const override {
     for (const auto* plane : entries_[index].planes) {
       entries_[index].file->mapped.drop_pages(plane->bytes);
     }
   }
-  std::vector<const MappedFile*> files() const override {
-    std::vector<const MappedFile*> mapped;
-    for (const auto& file : files_) mapped.push_back(&file.mapped);
-    return mapped;
-  }
-  std::int64_t file_bytes() const override {
-    std::size_t n_bytes = 0;
-    for (const auto& file : files_) n_bytes += file.mapped.bytes().size();
-    return static_cast<std::int64_t>(n_bytes);
-  }
+  std::vector<const MappedFile*> files() const override { return mapped_of(files_); }
   Result<std::string> side_file(std::string_view name) const override {
     return read_text((fs::path(folder_) / name).string());
   }
