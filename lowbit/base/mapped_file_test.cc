@@ -10,8 +10,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <vector>
+
+#include "lowbit/base/test_files.h"
 
 namespace lowbit {
 namespace {
@@ -21,27 +22,12 @@ namespace fs = std::filesystem;
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
-std::string read_text(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::ostringstream text;
-  text << stream.rdbuf();
-  return text.str();
-}
 
 class Files : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lowbit-files-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder = name;
-  }
-  void TearDown() override { fs::remove_all(folder); }
   std::string at(const char* name) const { return (folder / name).string(); }
-  std::size_t n_files() const {
-    return static_cast<std::size_t>(
-        std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
-  }
-  fs::path folder;
+  const TemporaryFolder own;
+  const fs::path& folder = own.path();
 };
 
 TEST_F(Files, MapsWhatIsThere) {
@@ -95,8 +81,8 @@ TEST_F(Files, AppearsOnlyAtCommit) {
     auto done = file->commit();
     ASSERT_TRUE(done) << done.error().message();
   }
-  EXPECT_EQ(read_text(at("out")), "01ab456789");
-  EXPECT_EQ(n_files(), 1u);
+  EXPECT_EQ(read_bytes(at("out")), "01ab456789");
+  EXPECT_EQ(own.n_files(), 1u);
 }
 
 TEST_F(Files, GrowsAndMovesToAnotherFolder) {
@@ -109,7 +95,7 @@ TEST_F(Files, GrowsAndMovesToAnotherFolder) {
   fs::create_directory(at("later"));
   auto done = file->commit_as(at("later/out"));
   ASSERT_TRUE(done) << done.error().message();
-  EXPECT_EQ(read_text(at("later/out")), std::string("ab\0cd", 5));
+  EXPECT_EQ(read_bytes(at("later/out")), std::string("ab\0cd", 5));
 }
 
 TEST_F(Files, WithoutCommitTheOldFileStays) {
@@ -119,14 +105,14 @@ TEST_F(Files, WithoutCommitTheOldFileStays) {
     ASSERT_TRUE(file);
     ASSERT_TRUE(file->write(bytes_of("new")));
   }
-  EXPECT_EQ(read_text(at("out")), "old");
-  EXPECT_EQ(n_files(), 1u);
+  EXPECT_EQ(read_bytes(at("out")), "old");
+  EXPECT_EQ(own.n_files(), 1u);
   auto file = AtomicFile::create(at("out"));
   ASSERT_TRUE(file);
   ASSERT_TRUE(file->write(bytes_of("newer")));
   ASSERT_TRUE(file->commit());
-  EXPECT_EQ(read_text(at("out")), "newer");
-  EXPECT_EQ(n_files(), 1u);
+  EXPECT_EQ(read_bytes(at("out")), "newer");
+  EXPECT_EQ(own.n_files(), 1u);
 }
 
 // A limit on file size stands for the full disk: the write fails half way.
@@ -148,7 +134,7 @@ TEST_F(Files, AFailedWriteLeavesNothing) {
   ::signal(SIGXFSZ, old_action);
   EXPECT_EQ(message, "cannot write '" + at("out") +
                          "': File too large; free some space or write to another disk");
-  EXPECT_EQ(n_files(), 0u);
+  EXPECT_EQ(own.n_files(), 0u);
 }
 
 TEST_F(Files, AKilledWriterLeavesTheOldFile) {
@@ -163,7 +149,7 @@ TEST_F(Files, AKilledWriterLeavesTheOldFile) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFSIGNALED(status));
-  EXPECT_EQ(read_text(at("out")), "old");
+  EXPECT_EQ(read_bytes(at("out")), "old");
 }
 
 TEST_F(Files, PathsThatCannotBeWritten) {

@@ -4,10 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <thread>
+
+#include "lowbit/base/test_files.h"
 
 namespace lowbit {
 namespace {
@@ -16,14 +17,9 @@ namespace fs = std::filesystem;
 
 class TextFile : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lowbit-text-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder = name;
-  }
-  void TearDown() override { fs::remove_all(folder); }
   std::string at(const char* name) const { return (folder / name).string(); }
-  fs::path folder;
+  const TemporaryFolder own;
+  const fs::path& folder = own.path();
 };
 
 TEST_F(TextFile, ReadsWhatWasWritten) {

@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <random>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "lowbit/backend/cpu_backend.h"
+#include "lowbit/base/test_files.h"
 #include "lowbit/compress/work_folder.h"
 #include "lowbit/runtime/forward.h"
 #include "lowbit/runtime/random_model.h"
@@ -255,18 +255,14 @@ TEST(Pipeline, RoundsAStageOnWhatTheRoundedStagesGive) {
   EXPECT_GT(n_other, 10);
 }
 
-/// A folder of its own, removed at the end.
+/// A place for a folder, which is not there yet.
 class Folder {
  public:
-  Folder() : parent_((fs::temp_directory_path() / "lowbit-pipeline-XXXXXX").string()) {
-    EXPECT_NE(::mkdtemp(parent_.data()), nullptr);
-    path_ = parent_ + "/work";
-  }
-  ~Folder() { fs::remove_all(parent_); }
   const std::string& path() const { return path_; }
 
  private:
-  std::string parent_, path_;
+  const TemporaryFolder parent_;
+  const std::string path_ = (parent_.path() / "work").string();
 };
 
 TEST(Pipeline, GoesOnAfterAnInterruptionWithTheSameBits) {

@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <sstream>
 
+#include "lowbit/base/test_files.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/safetensors_file.h"
@@ -22,13 +22,6 @@ namespace fs = std::filesystem;
 using compressed_tensors::Format;
 const fs::path golden = LOWBIT_SOURCE_DIR "/tests/golden/compressed_tensors";
 constexpr std::int64_t rows = 10, cols = 64;  // of every matrix there
-
-std::string read_text(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
 
 struct Module {
   const char *name, *scheme;
@@ -48,7 +41,7 @@ constexpr Module modules[] = {
 };
 
 std::vector<float> expected_numbers(std::size_t module) {
-  const std::string bytes = read_text(golden / "expected.f32");
+  const std::string bytes = read_bytes(golden / "expected.f32");
   std::vector<float> numbers(rows * cols);
   std::memcpy(numbers.data(), bytes.data() + module * numbers.size() * sizeof(float),
               numbers.size() * sizeof(float));
@@ -66,17 +59,13 @@ QuantizedTensor golden_tensor(const Checkpoint& checkpoint, const std::string& m
 class CompressedTensors : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lowbit-ct-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder = name;
     auto opened = open_checkpoint(golden.string());
     ASSERT_TRUE(opened) << opened.error().message();
     checkpoint = std::move(*opened);
   }
-  void TearDown() override { fs::remove_all(folder); }
   /// The message of opening the golden folder with `from` replaced in its config.
   std::string message_with(std::string_view from, std::string_view to) const {
-    std::string config = read_text(golden / "config.json");
+    std::string config = read_bytes(golden / "config.json");
     const std::size_t at = config.find(from);
     EXPECT_NE(at, std::string::npos) << from;
     config.replace(at, from.size(), to);
@@ -88,7 +77,8 @@ class CompressedTensors : public ::testing::Test {
     auto opened = open_checkpoint(copy.string());
     return opened ? "no error" : opened.error().message();
   }
-  fs::path folder;
+  const TemporaryFolder own;
+  const fs::path& folder = own.path();
   std::unique_ptr<Checkpoint> checkpoint;
 };
 
@@ -159,7 +149,7 @@ TEST_F(CompressedTensors, WritesAFolderThatItReads) {
   }
   EXPECT_EQ(decode(golden_tensor(**again, "model.embed_tokens")), embedding);
 
-  const Json config = *parse_json_object(read_text(fs::path(place) / "config.json"));
+  const Json config = *parse_json_object(read_bytes(fs::path(place) / "config.json"));
   EXPECT_EQ(config["torch_dtype"], "float16");  // of the scales
   EXPECT_EQ(config["a"], 1);
   const Json& quantization = config["quantization_config"];
@@ -189,7 +179,7 @@ TEST_F(CompressedTensors, WritesQuantizedActivations) {
   auto again = open_checkpoint((folder / "model").string());
   ASSERT_TRUE(again) << again.error().message();
   EXPECT_EQ(decode(golden_tensor(**again, "layer")), decode(tensor));
-  const Json config = *parse_json_object(read_text(folder / "model" / "config.json"));
+  const Json config = *parse_json_object(read_bytes(folder / "model" / "config.json"));
   const Json& group = config["quantization_config"]["config_groups"]["group_0"];
   EXPECT_EQ(config["quantization_config"]["format"], "int-quantized");
   EXPECT_EQ(group["targets"], Json{"Linear"});

@@ -10,8 +10,8 @@
 #include <fstream>
 #include <functional>
 #include <random>
-#include <sstream>
 
+#include "lowbit/base/test_files.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/layout.h"
@@ -22,13 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 const fs::path golden = LOWBIT_SOURCE_DIR "/tests/golden/gguf";
 
-std::string read_bytes(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
 /// Number i of every golden tensor.
 float golden_number(std::size_t i) {
   return static_cast<float>(static_cast<int>(i % 17) - 8) / 4;
@@ -36,26 +29,17 @@ float golden_number(std::size_t i) {
 
 class Gguf : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lowbit-gguf-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder = name;
-  }
-  void TearDown() override { fs::remove_all(folder); }
   std::string write(const char* name, std::string_view bytes) const {
     std::ofstream(folder / name, std::ios::binary) << bytes;
     return (folder / name).string();
-  }
-  std::size_t n_files() const {
-    return static_cast<std::size_t>(
-        std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
   }
   /// The message of opening these bytes.
   std::string error_of(std::string_view bytes) const {
     auto opened = open_gguf(write("bad.gguf", bytes));
     return opened ? "no error" : opened.error().message();
   }
-  fs::path folder;
+  const TemporaryFolder own;
+  const fs::path& folder = own.path();
 };
 
 void expect_golden_tensors(const Checkpoint& checkpoint) {
@@ -197,7 +181,7 @@ TEST_F(Gguf, WritesEveryTypeAndReadsItBack) {
     auto added = (*writer)->add(tensor);
     ASSERT_TRUE(added) << added.error().message();
   }
-  EXPECT_EQ(n_files(), 0u);
+  EXPECT_EQ(own.n_files(), 0u);
   ASSERT_TRUE((*writer)->commit());
   EXPECT_EQ(fs::file_size(path), static_cast<std::uintmax_t>((*writer)->file_bytes()));
 
@@ -247,7 +231,7 @@ TEST_F(Gguf, WithoutCommitThereIsNoFile) {
     ASSERT_FALSE(early);
     EXPECT_NE(early.error().message().find("only 0 of 1 tensors"), std::string::npos);
   }
-  EXPECT_EQ(n_files(), 0u);
+  EXPECT_EQ(own.n_files(), 0u);
 }
 
 TEST_F(Gguf, TheWriterSaysWhatDoesNotFit) {
@@ -272,7 +256,7 @@ TEST_F(Gguf, TheWriterSaysWhatDoesNotFit) {
   ASSERT_TRUE(writer);
   EXPECT_FALSE((*writer)->add(QuantizedTensor(*parse_scheme("q8_0"), 2, 64)));
   EXPECT_FALSE((*writer)->add(QuantizedTensor(*parse_scheme("q4_0"), 2, 32)));
-  EXPECT_EQ(n_files(), 0u);
+  EXPECT_EQ(own.n_files(), 0u);
 }
 
 TEST_F(Gguf, ASpellingOfAGgufSchemeIsWrittenAsThatType) {

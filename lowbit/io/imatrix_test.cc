@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
-#include <sstream>
 
+#include "lowbit/base/test_files.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/gguf_format.h"
 
@@ -19,13 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 const fs::path golden = LOWBIT_SOURCE_DIR "/tests/golden/imatrix";
-
-std::string read_bytes(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
 
 /// The mean squares of golden entry k.
 std::vector<float> golden_means(int k) {
@@ -38,12 +31,6 @@ std::vector<float> golden_means(int k) {
 
 class ImatrixFile : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lowbit-imatrix-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder = name;
-  }
-  void TearDown() override { fs::remove_all(folder); }
   std::string error_of(std::string_view bytes) const {
     const std::string path = (folder / "bad").string();
     std::ofstream(path, std::ios::binary) << bytes;
@@ -52,7 +39,8 @@ class ImatrixFile : public ::testing::Test {
     EXPECT_TRUE(read.error().message().starts_with(path)) << read.error().message();
     return read.error().message().substr(path.size());
   }
-  fs::path folder;
+  const TemporaryFolder own;
+  const fs::path& folder = own.path();
 };
 
 void expect_golden(const Imatrix& imatrix) {

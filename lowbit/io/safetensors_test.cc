@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
-#include <sstream>
 
+#include "lowbit/base/test_files.h"
 #include "lowbit/formats/learned_code.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/checkpoint_writer.h"
@@ -19,16 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 const fs::path golden = LOWBIT_SOURCE_DIR "/tests/golden/safetensors";
-
-std::string read_bytes(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-void write_bytes(const fs::path& path, std::string_view bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
 
 /// A safetensors file of a header and data.
 std::string file_of(const std::string& header, std::string_view data = "") {
@@ -44,12 +34,6 @@ float golden_number(std::size_t i) {
 
 class Safetensors : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lowbit-safetensors-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder = name;
-  }
-  void TearDown() override { fs::remove_all(folder); }
   std::string error_of(std::string_view bytes) const {
     write_bytes(folder / "bad.safetensors", bytes);
     return message_of(folder / "bad.safetensors");
@@ -58,11 +42,8 @@ class Safetensors : public ::testing::Test {
     auto opened = open_checkpoint(path.string());
     return opened ? "no error" : opened.error().message();
   }
-  std::size_t n_files() const {
-    return static_cast<std::size_t>(
-        std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
-  }
-  fs::path folder;
+  const TemporaryFolder own;
+  const fs::path& folder = own.path();
 };
 
 void expect_has(const std::string& message, std::string_view part) {
@@ -246,7 +227,7 @@ TEST_F(Safetensors, EverySchemeRoundTrips) {
   model.add("norm.weight", "f32", {9}, random);
   auto written = model.write(folder / "out");
   ASSERT_TRUE(written) << written.error().message();
-  EXPECT_EQ(n_files(), 1u);
+  EXPECT_EQ(own.n_files(), 1u);
 
   auto checkpoint = open_checkpoint((folder / "out").string());
   ASSERT_TRUE(checkpoint) << checkpoint.error().message();
@@ -356,17 +337,17 @@ TEST_F(Safetensors, WholeOrNotAtAll) {
     auto writer = create_lowbit_folder((folder / "out").string(), "", {}, model.declared);
     ASSERT_TRUE(writer) << writer.error().message();
     ASSERT_TRUE((*writer)->add(model.tensors[0]));
-    EXPECT_EQ(n_files(), 0u);
+    EXPECT_EQ(own.n_files(), 0u);
   }
-  EXPECT_EQ(n_files(), 0u);
+  EXPECT_EQ(own.n_files(), 0u);
   ASSERT_TRUE(model.write(folder / "out/"));
-  EXPECT_EQ(n_files(), 1u);
+  EXPECT_EQ(own.n_files(), 1u);
   // A folder of ours is replaced, also when it had more files.
   write_bytes(folder / "out/notes.txt", "old");
   Model other;
   other.add("v", "int8.channel", {1, 8}, random);
   ASSERT_TRUE(other.write(folder / "out"));
-  EXPECT_EQ(n_files(), 1u);
+  EXPECT_EQ(own.n_files(), 1u);
   EXPECT_FALSE(fs::exists(folder / "out/notes.txt"));
   EXPECT_EQ((*open_checkpoint((folder / "out").string()))->tensors()[0].name, "v");
   // Anything else is not.

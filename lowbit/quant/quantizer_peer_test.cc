@@ -7,10 +7,10 @@
 
 #include <cmath>
 #include <fstream>
-#include <iterator>
 #include <map>
 
 #include "lowbit/base/half.h"
+#include "lowbit/base/test_files.h"
 #include "lowbit/quant/rounder.h"
 
 namespace lowbit {
@@ -59,8 +59,7 @@ std::vector<float> heavy() {
 }
 
 std::vector<float> real() {
-  std::ifstream file(folder + "real.f16", std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  const std::string bytes = read_bytes(folder + "real.f16");
   std::vector<float> w(bytes.size() / 2);
   for (std::size_t i = 0; i < w.size(); ++i) {
     const auto low = static_cast<std::uint8_t>(bytes[2 * i]);
