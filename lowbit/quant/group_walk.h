@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lowbit/base/matrix_view.h"
+#include "lowbit/base/thread_pool.h"
 #include "lowbit/quant/group_fit.h"
 #include "lowbit/quant/rounder.h"
 
@@ -48,6 +49,17 @@ class GroupWalk {
       buffers.x.insert(buffers.x.end(), w_.row(r) + first, w_.row(r) + first + n);
     }
     return {buffers.x, buffers.weights};
+  }
+
+  /// visit(row, col, numbers) of every group, rows of groups in parallel.
+  template <class Visit>
+  void for_each(ThreadPool& pool, const Visit& visit) const {
+    pool.parallel_for(n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
+      Buffers buffers;
+      for (std::int64_t row = first; row < last; ++row) {
+        for (std::int64_t col = 0; col < n_cols(); ++col) visit(row, col, group(row, col, buffers));
+      }
+    });
   }
 
  private:

@@ -295,25 +295,14 @@ class HalfQuadratic {
     const auto at = [&](std::int64_t row, std::int64_t col) -> Fit& {
       return fits[static_cast<std::size_t>(row * walk_.n_cols() + col)];
     };
-    const auto for_each_group = [&](const auto& visit) {
-      pool.parallel_for(walk_.n_rows(), /*chunk=*/1,
-                        [&](std::int64_t first, std::int64_t last, int) {
-                          GroupWalk::Buffers buffers;
-                          for (std::int64_t row = first; row < last; ++row) {
-                            for (std::int64_t col = 0; col < walk_.n_cols(); ++col) {
-                              visit(row, col, walk_.group(row, col, buffers));
-                            }
-                          }
-                        });
-    };
-    for_each_group([&](std::int64_t row, std::int64_t col, const GroupData& group) {
+    walk_.for_each(pool, [&](std::int64_t row, std::int64_t col, const GroupData& group) {
       at(row, col) = solver_.solve(group);
     });
     std::vector<float> scales;
     for (const Fit& fit : fits) scales.push_back(fit.scale);
     const float unit = unit_for(scales, scale_code_, *super_code_);
     tensor_.scale->scale->codes.set(0, 0, super_code_->code_of(unit));
-    for_each_group([&](std::int64_t row, std::int64_t col, const GroupData& group) {
+    walk_.for_each(pool, [&](std::int64_t row, std::int64_t col, const GroupData& group) {
       store(row, col, group, at(row, col), unit, 1);
     });
   }
@@ -337,23 +326,12 @@ Result<QuantizedTensor> round_half_quadratic(MatrixView w, const InputStats& sta
                     "rtn:{} rounds it",
                     to_string(scheme), to_string(scheme)));
   }
-  if (w.stride != w.cols) return Error("a matrix to be quantized must be contiguous");
-  for (std::int64_t r = 0; r < w.rows; ++r) {
-    if (!std::ranges::all_of(w.row_span(r), [](float value) { return std::isfinite(value); })) {
-      return Error(
-          fmt::format("row {} holds a number that is not finite; the source is damaged", r));
-    }
-  }
+  if (Status status = check_numbers(w); !status) return std::move(status).error();
   const auto learned = with_learned_table(w, {}, scheme, pool);
   if (!learned) return Error(learned.error());
   QuantizedTensor tensor(*learned, w.rows, w.cols);
   HalfQuadratic(w, stats, tensor).run(pool);
-  // One range a thread: each prepares the search for codes anew.
-  const std::int64_t chunk = (w.rows + pool.n_threads() - 1) / pool.n_threads();
-  pool.parallel_for(w.rows, chunk, [&](std::int64_t first, std::int64_t last, int) {
-    encode_rows_with_scales({w.row(first), static_cast<std::size_t>((last - first) * w.cols)},
-                            tensor, first, last - first);
-  });
+  encode_under_scales(w, tensor, pool);
   return tensor;
 }
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -60,6 +61,26 @@ double weighted_error(MatrixView w, const InputStats& stats, const QuantizedTens
     }
   }
   return error;
+}
+
+Status check_numbers(MatrixView w) {
+  if (w.stride != w.cols) return Error("a matrix to be quantized must be contiguous");
+  for (std::int64_t r = 0; r < w.rows; ++r) {
+    if (!std::ranges::all_of(w.row_span(r), [](float value) { return std::isfinite(value); })) {
+      return Error(
+          fmt::format("row {} holds a number that is not finite; the source is damaged", r));
+    }
+  }
+  return ok();
+}
+
+void encode_under_scales(MatrixView w, QuantizedTensor& tensor, ThreadPool& pool) {
+  // One range a thread: each prepares the search for codes anew.
+  const std::int64_t chunk = (w.rows + pool.n_threads() - 1) / pool.n_threads();
+  pool.parallel_for(w.rows, chunk, [&](std::int64_t first, std::int64_t last, int) {
+    encode_rows_with_scales({w.row(first), static_cast<std::size_t>((last - first) * w.cols)},
+                            tensor, first, last - first);
+  });
 }
 
 }  // namespace lowbit

@@ -60,4 +60,11 @@ Result<QuantizedTensor> round_absmax(MatrixView w, const InputStats& stats, cons
 /// sum_j E[x_j^2] (w - decode)^2 over all rows; E[x_j^2] = 1 without stats.
 double weighted_error(MatrixView w, const InputStats& stats, const QuantizedTensor& tensor);
 
+// What rounders share.
+
+/// Errors: rows that do not lie one after the other, a number that is not finite.
+Status check_numbers(MatrixView w);
+/// Every number takes its nearest code under the scales (and zeros) that the tensor has already.
+void encode_under_scales(MatrixView w, QuantizedTensor& tensor, ThreadPool& pool);
+
 }  // namespace lowbit

@@ -47,16 +47,11 @@ void fit_one_level(Choice choice, MatrixView w, const InputStats& stats, Quantiz
       tensor.zero ? std::optional<StoredCode>(*tensor.zero->scheme.code) : std::nullopt;
   const std::optional<StoredNumber> zero =
       zero_code ? std::optional<StoredNumber>(*zero_code) : std::nullopt;
-  pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
-    GroupWalk::Buffers buffers;
-    for (std::int64_t row = first; row < last; ++row) {
-      for (std::int64_t col = 0; col < walk.n_cols(); ++col) {
-        const GroupFit fit = fit_group(choice, walk.group(row, col, buffers), levels, tensor.scheme,
-                                       scale, zero ? &*zero : nullptr, /*nonpositive=*/false);
-        tensor.scale->codes.set(row, col, scale.code_of(fit.scale));
-        if (zero) tensor.zero->codes.set(row, col, zero->code_of(fit.zero));
-      }
-    }
+  walk.for_each(pool, [&](std::int64_t row, std::int64_t col, const GroupData& group) {
+    const GroupFit fit = fit_group(choice, group, levels, tensor.scheme, scale,
+                                   zero ? &*zero : nullptr, /*nonpositive=*/false);
+    tensor.scale->codes.set(row, col, scale.code_of(fit.scale));
+    if (zero) tensor.zero->codes.set(row, col, zero->code_of(fit.zero));
   });
 }
 
@@ -280,15 +275,10 @@ void fit_under_tensor_scale(Choice choice, MatrixView w, const InputStats& stats
   }
   tensor.scale->scale->codes.set(0, 0, super_code.code_of(unit));
   const StoredNumber scale(scale_code, unit);
-  pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
-    GroupWalk::Buffers buffers;
-    for (std::int64_t row = first; row < last; ++row) {
-      for (std::int64_t col = 0; col < walk.n_cols(); ++col) {
-        const GroupFit fit = fit_group(choice, walk.group(row, col, buffers), levels, tensor.scheme,
-                                       scale, nullptr, /*nonpositive=*/false);
-        tensor.scale->codes.set(row, col, scale.code_of(fit.scale));
-      }
-    }
+  walk.for_each(pool, [&](std::int64_t row, std::int64_t col, const GroupData& group) {
+    const GroupFit fit = fit_group(choice, group, levels, tensor.scheme, scale, nullptr,
+                                   /*nonpositive=*/false);
+    tensor.scale->codes.set(row, col, scale.code_of(fit.scale));
   });
 }
 
@@ -307,13 +297,7 @@ void fit_super_blocks(Choice choice, MatrixView w, const InputStats& stats, Quan
 }
 
 Status check_input(MatrixView w, const InputStats& stats) {
-  if (w.stride != w.cols) return Error("a matrix to be quantized must be contiguous");
-  for (std::int64_t r = 0; r < w.rows; ++r) {
-    if (!std::ranges::all_of(w.row_span(r), [](float value) { return std::isfinite(value); })) {
-      return Error(
-          fmt::format("row {} holds a number that is not finite; the source is damaged", r));
-    }
-  }
+  if (Status status = check_numbers(w); !status) return status;
   const std::span<const float> weights = stats.mean_square;
   if (weights.empty()) return ok();
   if (static_cast<std::int64_t>(weights.size()) != w.cols) {
@@ -377,12 +361,7 @@ Result<QuantizedTensor> round(Choice choice, MatrixView w, const InputStats& sta
   } else {
     fit_super_blocks(choice, w, stats, tensor, pool);
   }
-  // One range a thread: each prepares the search for codes anew.
-  const std::int64_t chunk = (w.rows + pool.n_threads() - 1) / pool.n_threads();
-  pool.parallel_for(w.rows, chunk, [&](std::int64_t first, std::int64_t last, int) {
-    encode_rows_with_scales({w.row(first), static_cast<std::size_t>((last - first) * w.cols)},
-                            tensor, first, last - first);
-  });
+  encode_under_scales(w, tensor, pool);
   return tensor;
 }
 

@@ -104,22 +104,16 @@ void round_sparse_ternary(MatrixView w, const InputStats& stats, QuantizedTensor
   const StoredCode stored(*tensor.scale->scheme.code);
   const CodeSearch scale_codes(*tensor.scale->scheme.code);
   const std::int64_t quads_per_group = tensor.group_cols() / quad_size;
-  pool.parallel_for(walk.n_rows(), /*chunk=*/1, [&](std::int64_t first, std::int64_t last, int) {
-    GroupWalk::Buffers buffers;
-    for (std::int64_t row = first; row < last; ++row) {
-      for (std::int64_t col = 0; col < walk.n_cols(); ++col) {
-        const GroupData group = walk.group(row, col, buffers);
-        float d = mean_of_largest(group);
-        for (int i = 0; refit && i < n_rounds; ++i) d = refitted(group, d);
-        d = stored.nearest(d);
-        tensor.scale->codes.set(row, col, scale_codes.nearest(d));
-        for (std::size_t i = 0; i + quad_size <= group.x.size(); i += quad_size) {
-          const float* weights = group.weights.empty() ? nullptr : group.weights.data() + i;
-          const Quad v = pattern_of(group.x.data() + i, weights, d);
-          tensor.codes.set(row, col * quads_per_group + static_cast<std::int64_t>(i / quad_size),
-                           patterns.code(v));
-        }
-      }
+  walk.for_each(pool, [&](std::int64_t row, std::int64_t col, const GroupData& group) {
+    float d = mean_of_largest(group);
+    for (int i = 0; refit && i < n_rounds; ++i) d = refitted(group, d);
+    d = stored.nearest(d);
+    tensor.scale->codes.set(row, col, scale_codes.nearest(d));
+    for (std::size_t i = 0; i + quad_size <= group.x.size(); i += quad_size) {
+      const float* weights = group.weights.empty() ? nullptr : group.weights.data() + i;
+      const Quad v = pattern_of(group.x.data() + i, weights, d);
+      tensor.codes.set(row, col * quads_per_group + static_cast<std::int64_t>(i / quad_size),
+                       patterns.code(v));
     }
   });
 }
