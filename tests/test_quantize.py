@@ -122,6 +122,32 @@ def test_a_folder_holds_every_scheme(scheme, tmp_path):
     assert answer["generated_tokens"] >= 1
 
 
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+@pytest.mark.parametrize("transform", ["hadamard", "hadamard-folded"])
+def test_rotations_keep_what_the_model_says(name, transform, tmp_path):
+    """Without rounding nothing is lost, at run time or folded, with the head tied or apart."""
+    folder = tmp_path / "turned"
+    report = lowbit("quantize", "-m", GOLDEN / name, "--recipe", f"{transform}+rtn:f32", "-o", f"{folder}/", "--json").json
+    assert report["self_test"]["kld_mean"] < 1e-7 and report["self_test"]["top1_agreement"] > 0.99
+    bases = {t["name"]: t.get("basis", "") for t in lowbit("inspect", folder, "--json").json["tensors"]}
+    assert bases["model.layers.0.mlp.down_proj.weight"].startswith("hadamard ") == (transform == "hadamard")
+    assert bases["model.layers.0.input_layernorm.weight"] == ""
+    again = tmp_path / "again"
+    assert lowbit("convert", folder, "-o", f"{again}/", "--no-self-test").code == 0
+    assert {t["name"]: t.get("basis", "") for t in lowbit("inspect", again, "--json").json["tensors"]} == bases
+
+
+@pytest.mark.parametrize("options", [["-o", "x.gguf"], ["-o", "x/", "--convention", "compressed-tensors"]])
+def test_containers_without_a_place_for_a_basis_refuse_it(options, tmp_path):
+    place = str(tmp_path) + "/"
+    options = [place + option if option.startswith("x") else option for option in options]
+    command = ["quantize", "-m", GOLDEN / "qwen2", *options, "--recipe"]
+    refused(lowbit(*command, "hadamard+rtn:int8.channel", "--fallback", "f16"), "no place for the basis of its inputs", "hadamard-folded")
+    assert list(tmp_path.iterdir()) == []
+    done = lowbit(*command, "hadamard-folded+rtn:" + ("q8_0" if "x.gguf" in options[1] else "int8.channel"), "--fallback", "f16")
+    assert done.code == 0, done.err
+
+
 def test_recipe_requantizes_in_memory_as_quantize_does(tmp_path):
     path = tmp_path / "q4_0.gguf"
     assert lowbit("quantize", "-m", GOLDEN / "llama-llama3", "q4_0", "-o", path).code == 0

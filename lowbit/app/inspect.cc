@@ -55,6 +55,7 @@ ordered_json describe(const ModelFile& model) {
                        {"shape", tensor.shape},
                        {"scheme", to_string(tensor.scheme)},
                        {"bytes", tensor.n_bytes}});
+    if (!tensor.input.is_plain()) tensors.back()["basis"] = to_string(tensor.input);
   }
   const ArchSpec& arch = *model.config().arch;
   return {
@@ -65,6 +66,12 @@ ordered_json describe(const ModelFile& model) {
       {"bits_per_weight", model.bits_per_weight()},
       {"tensors", std::move(tensors)},
       {"metadata", metadata_json(model)}};
+}
+
+/// "int4.g32", "int4.g32 in hadamard 64".
+std::string format_of(const Scheme& scheme, const Basis& input) {
+  if (input.is_plain()) return to_string(scheme);
+  return fmt::format("{} in {}", to_string(scheme), to_string(input));
 }
 
 /// How the model sees "Hello" from a user: the quickest way to notice a wrong or missing template.
@@ -100,18 +107,18 @@ std::string as_text(const ModelFile& model, bool all_tensors) {
   std::map<std::string, std::pair<std::int64_t, std::int64_t>>
       by_scheme;  // scheme -> tensors, bytes
   for (const ModelTensor& tensor : model.tensors()) {
-    auto& [n_tensors, n_bytes] = by_scheme[to_string(tensor.scheme)];
+    auto& [n_tensors, n_bytes] = by_scheme[format_of(tensor.scheme, tensor.input)];
     n_tensors += 1;
     n_bytes += tensor.n_bytes;
   }
   for (const auto& [scheme, counts] : by_scheme) {
-    text += fmt::format("  {:<16} {:>5} tensors {:>9.1f} MB\n", scheme, counts.first,
+    text += fmt::format("  {:<24} {:>5} tensors {:>9.1f} MB\n", scheme, counts.first,
                         static_cast<double>(counts.second) / bytes_per_mb);
   }
   if (!all_tensors) return text;
   for (const TensorInfo& tensor : model.checkpoint().tensors()) {
-    text += fmt::format("  {:<48} {:>8} x {:<8} {:<16} {:>12} bytes\n", tensor.name, tensor.rows(),
-                        tensor.cols(), to_string(tensor.scheme), tensor.n_bytes);
+    text += fmt::format("  {:<48} {:>8} x {:<8} {:<24} {:>12} bytes\n", tensor.name, tensor.rows(),
+                        tensor.cols(), format_of(tensor.scheme, tensor.input), tensor.n_bytes);
   }
   return text;
 }

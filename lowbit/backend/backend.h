@@ -33,6 +33,7 @@ struct Weight {
   std::int64_t rows = 0, cols = 0, n_bytes = 0;
   Scheme scheme;
   Activations activations = Activations::f32;
+  Basis input = {};  // applied to x before the product, to the rows of a table after it
   virtual ~Weight() = default;
 };
 
@@ -129,7 +130,8 @@ class Backend {
   /// Every run of w.cols numbers of a row is normalized by itself (a row, or each head). y may be
   /// x.
   virtual void rms_norm(const Tensor& x, const Tensor& w, float eps, Tensor& y) = 0;
-  /// All products of one x: it is quantized once for each kind of activations among them.
+  /// All products of one x: it is put into every basis and quantized for every kind of activations
+  /// among them once.
   virtual void matmul(const Tensor& x, std::span<const Product> products) = 0;
   /// Rotates numbers j and j + half of every head by the row's angle j. cos, sin: (x.rows, half).
   virtual void rope(Tensor& x, std::int64_t head_dim, const Tensor& cos, const Tensor& sin) = 0;

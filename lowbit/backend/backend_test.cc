@@ -127,6 +127,56 @@ TEST_F(BackendTest, MatmulOfSeveralWeightsAndKinds) {
   });
 }
 
+/// The same rows without a basis, on x that was put into it by the reference, and of a table.
+TEST_F(BackendTest, BasesAreAppliedToInputsAndToRowsOfTables) {
+  constexpr std::int64_t n_in = 96, n_out = 19;
+  const QuantizedTensor plain = eighths(n_out, n_in, "int8.g32");
+  QuantizedTensor by_8 = plain.clone(), by_32 = plain.clone();
+  by_8.input.hadamard = 8;
+  by_32.input.hadamard = 32;
+  const std::array<const QuantizedTensor*, 3> matrices{&by_8, &plain, &by_32};
+  EXPECT_EQ(by_8.clone().input, by_8.input);
+  for (const std::int64_t n_tokens : {1, 11}) {
+    const std::vector<float> x = random(n_tokens * n_in);
+    on_every_backend([&](Backend& backend) {
+      for (const Activations kind : {Activations::f32, Activations::int8_token}) {
+        std::vector<std::vector<float>> found;
+        std::vector<std::unique_ptr<Weight>> weights;
+        std::vector<std::unique_ptr<Tensor>> outputs;
+        std::vector<Product> products;
+        for (const QuantizedTensor* w : matrices) {
+          weights.push_back(*backend.pack(*w, kind));
+          EXPECT_EQ(weights.back()->input, w->input);
+          outputs.push_back(backend.make_tensor(n_tokens, n_out));
+          products.push_back({weights.back().get(), nullptr, outputs.back().get()});
+        }
+        backend.matmul(*tensor(backend, x, n_in), products);
+        for (const QuantizedTensor* w : matrices) {
+          std::vector<float> turned = x;
+          apply_basis(w->input, turned);
+          const auto y = backend.make_tensor(n_tokens, n_out);
+          backend.matmul(*tensor(backend, turned, n_in),
+                         std::array{Product{weights[1].get(), nullptr, y.get()}});
+          EXPECT_EQ(numbers_of(backend, *y), numbers_of(backend, *outputs[found.size()]))
+              << to_string(w->input);
+          found.emplace_back();
+        }
+        const std::vector<std::int32_t> ids{3, 18, 3};
+        const auto rows = backend.make_tensor(3, n_in);
+        backend.embed(*weights[2], ids, *rows);
+        std::vector<float> expected;
+        const std::vector<float> stored = decode(by_32);
+        for (const std::int32_t id : ids) {
+          expected.insert(expected.end(), stored.begin() + id * n_in,
+                          stored.begin() + (id + 1) * n_in);
+        }
+        apply_basis(by_32.input, expected);
+        EXPECT_EQ(numbers_of(backend, *rows), expected);
+      }
+    });
+  }
+}
+
 TEST_F(BackendTest, EmbedAndGatherCopyRows) {
   const QuantizedTensor table = eighths(50, 40, "q8_0");
   const std::vector<float> rows = decode(table);

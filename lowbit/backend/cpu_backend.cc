@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -53,7 +54,14 @@ struct CpuKvPool final : KvPool {
   }
 };
 
-constexpr std::size_t n_activation_kinds = 4;
+/// The rows of x as some of the products of a call read them.
+struct ActivationForm {
+  Activations kind = Activations::f32;
+  Basis basis;
+  PackedActivations rows;
+
+  bool is_of(const Weight& w) const { return w.activations == kind && w.input == basis; }
+};
 
 CpuTensor& on_cpu(Tensor& tensor) {
   return static_cast<CpuTensor&>(tensor);
@@ -115,6 +123,7 @@ class CpuBackend final : public Backend {
     weight->cols = weight->packed.cols();
     weight->n_bytes = weight->packed.n_bytes();
     weight->scheme = weight->packed.scheme();
+    weight->input = weight->packed.input();
     weight->activations = activations.value_or(default_activations(weight->scheme));
     if (auto checked = check_activations(weight->packed, weight->activations); !checked) {
       return std::move(checked).error();
@@ -160,7 +169,11 @@ class CpuBackend final : public Backend {
     const Count count(*this, counters_.rows);
     LOWBIT_ASSERT(static_cast<std::int64_t>(ids.size()) == y.rows && table.cols == y.cols);
     for_rows(y.rows, [&](std::int64_t row) {
-      unpack_row(on_cpu(table).packed, ids[static_cast<std::size_t>(row)], on_cpu(y).row(row));
+      float* const out = on_cpu(y).row(row);
+      unpack_row(on_cpu(table).packed, ids[static_cast<std::size_t>(row)], out);
+      if (!table.input.is_plain()) {
+        kernels_.vector.hadamard(out, table.input.hadamard, table.cols, out);
+      }
     });
   }
 
@@ -384,22 +397,29 @@ class CpuBackend final : public Backend {
     }
   }
 
-  PackedActivations& prepared(Activations kind) {
-    return prepared_[static_cast<std::size_t>(kind)];
+  /// The form of x for products with w. The list is short and only grows; places do not change.
+  ActivationForm& form_of(const Weight& w) {
+    const auto at =
+        std::ranges::find_if(forms_, [&](const ActivationForm& form) { return form.is_of(w); });
+    if (at != forms_.end()) return *at;
+    return forms_.emplace_back(ActivationForm{w.activations, w.input, {}});
   }
 
   /// The rows of x, or of norm(x), in every form that the products read.
   void prepare(const Tensor& x, const Norm* norm, std::span<const Product> products) {
-    std::array<PackedActivations*, n_activation_kinds> used{};
-    std::size_t n_used = 0;
+    used_.clear();
+    bool is_rotated = false;
     for (const Product& product : products) {
-      PackedActivations& form = prepared(product.w->activations);
-      if (std::find(used.begin(), used.begin() + n_used, &form) == used.begin() + n_used) {
-        form.reset(product.w->activations, x.rows, x.cols);
-        used[n_used++] = &form;
+      ActivationForm& form = form_of(*product.w);
+      if (std::ranges::find(used_, &form) == used_.end()) {
+        form.rows.reset(form.kind, x.rows, x.cols);
+        used_.push_back(&form);
+        is_rotated = is_rotated || !form.basis.is_plain();
       }
-      form.add_reader(kernels_, on_cpu(*product.w).packed);
+      form.rows.add_reader(kernels_, on_cpu(*product.w).packed);
     }
+    const auto n_numbers = static_cast<std::size_t>(x.rows * x.cols);
+    if (is_rotated && rotated_.size() < n_numbers) rotated_.resize(n_numbers);
     for_rows(x.rows, [&](std::int64_t row) {
       const float* from = on_cpu(x).row(row);
       if (norm != nullptr) {
@@ -407,13 +427,22 @@ class CpuBackend final : public Backend {
         kernels_.vector.rms_norm(from, on_cpu(*norm->w).row(0), norm->eps, x.cols, normed);
         from = normed;
       }
-      for (std::size_t i = 0; i < n_used; ++i) used[i]->fill(kernels_, row, from);
+      for (ActivationForm* form : used_) {
+        form->rows.fill(kernels_, row, in_basis(form->basis, from, row, x.cols));
+      }
     });
   }
 
+  /// A row of x in a basis; rows of several threads do not meet.
+  const float* in_basis(const Basis& basis, const float* x, std::int64_t row, std::int64_t n_cols) {
+    if (basis.is_plain()) return x;
+    float* const out = rotated_.data() + row * n_cols;
+    kernels_.vector.hadamard(x, basis.hadamard, n_cols, out);
+    return out;
+  }
+
   MatmulPart part_of(const Product& product) {
-    return {&on_cpu(*product.w).packed, &prepared(product.w->activations),
-            on_cpu(*product.y).view()};
+    return {&on_cpu(*product.w).packed, &form_of(*product.w).rows, on_cpu(*product.y).view()};
   }
 
   void multiply_all(std::span<const Product> products) {
@@ -513,7 +542,9 @@ class CpuBackend final : public Backend {
   const KernelTable& kernels_;
   bool is_counting_ = false;
   BackendCounters counters_;
-  std::array<PackedActivations, n_activation_kinds> prepared_;
+  std::deque<ActivationForm> forms_;
+  std::vector<ActivationForm*> used_;  // by the products of this call
+  std::vector<float> rotated_;
   MatmulWorkspace workspace_;
   std::vector<MatmulGroup> groups_;
   std::vector<RowPosition> positions_;  // of the rows of a step

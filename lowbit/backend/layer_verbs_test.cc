@@ -24,7 +24,8 @@ struct Layer {
   struct Sizes {
     std::int64_t d_model = 64, n_heads = 4, n_kv_heads = 2, head_dim = 32, d_ff = 96;
     bool biases = true, head_norms = true;
-    std::array<const char*, 7> schemes{};  // q k v o gate up down
+    std::array<const char*, 7> schemes{};    // q k v o gate up down
+    std::array<std::int64_t, 7> hadamard{};  // of their bases
   };
 
   Layer(Backend& backend_, const Sizes& s, std::int64_t n_rows) : backend(backend_), sizes(s) {
@@ -37,7 +38,7 @@ struct Layer {
                                                              {s.d_ff, s.d_model},
                                                              {s.d_model, s.d_ff}}};
     for (std::size_t i = 0; i < shapes.size(); ++i) {
-      w[i] = weight(s.schemes[i], shapes[i][0], shapes[i][1]);
+      w[i] = weight(s.schemes[i], s.hadamard[i], shapes[i][0], shapes[i][1]);
       bias[i] = s.biases ? random_tensor(1, shapes[i][0]) : nullptr;
       y[i] = backend.make_tensor(n_rows, shapes[i][0]);
     }
@@ -65,8 +66,10 @@ struct Layer {
     return tensor;
   }
 
-  std::unique_ptr<Weight> weight(const char* scheme, std::int64_t n_rows, std::int64_t n_cols) {
+  std::unique_ptr<Weight> weight(const char* scheme, std::int64_t hadamard, std::int64_t n_rows,
+                                 std::int64_t n_cols) {
     QuantizedTensor matrix(*parse_scheme(scheme), n_rows, n_cols);
+    matrix.input.hadamard = hadamard;
     const auto fill = [&](QuantizedTensor& plane, bool is_factor) {
       for (std::int64_t row = 0; row < plane.codes.n_rows(); ++row) {
         for (std::int64_t i = 0; i < plane.codes.n_per_row(); ++i) {
@@ -147,7 +150,8 @@ const std::array layer_sizes{
                  .n_kv_heads = 1,
                  .head_dim = 20,
                  .d_ff = 104,
-                 .schemes = {"q8_0", "q4_0", "nf4.g64", "int8.channel", "f32", "q4_1", "q8_0"}},
+                 .schemes = {"q8_0", "q4_0", "nf4.g64", "int8.channel", "f32", "q4_1", "q8_0"},
+                 .hadamard = {8, 0, 8, 16, 2, 2, 8}},
     Layer::Sizes{.d_model = 256,
                  .head_dim = 48,
                  .biases = false,

@@ -20,7 +20,7 @@ namespace {
 
 using Bytes = std::span<const std::byte>;
 
-constexpr std::array<char, 8> magic{'l', 'o', 'w', 'b', 'i', 't', 'P', 'K'};
+constexpr std::array<char, 8> magic{'l', 'o', 'w', 'b', 'i', 't', 'P', '2'};
 constexpr std::size_t alignment = 64, n_parts = 5;
 constexpr std::uint64_t max_extent = std::uint64_t{1} << 28;  // products of two and 32 bits fit
 
@@ -76,6 +76,7 @@ struct Place {
 struct Row {
   std::string name, scheme;
   std::uint64_t rows = 0, cols = 0;
+  std::uint64_t hadamard = 0;  // of the basis of the inputs
   std::array<Place, n_parts> parts{};
 };
 
@@ -141,6 +142,7 @@ Row read_row(TableReader& table) {
   entry.scheme = table.text();
   entry.rows = table.number();
   entry.cols = table.number();
+  entry.hadamard = table.number();
   for (Place& place : entry.parts) place = {table.number(), table.number()};
   return entry;
 }
@@ -152,6 +154,7 @@ std::vector<std::byte> table_of(std::span<const Row> entries) {
     table.text(entry.scheme);
     table.number(entry.rows);
     table.number(entry.cols);
+    table.number(entry.hadamard);
     for (const Place& place : entry.parts) {
       table.number(place.first);
       table.number(place.n_bytes);
@@ -170,7 +173,10 @@ Result<PackCache::Entry> entry_of(const Row& row, const std::shared_ptr<const Ma
   if (!scheme) return damaged("a scheme that is not known");
   if (row.rows > max_extent || row.cols > max_extent) return damaged("a matrix too large");
   PackCache::Entry entry{
-      *scheme, static_cast<std::int64_t>(row.rows), static_cast<std::int64_t>(row.cols), {}};
+      *scheme, static_cast<std::int64_t>(row.rows), static_cast<std::int64_t>(row.cols), {}, {}};
+  if (row.hadamard > max_extent) return damaged("a basis that cannot be");
+  entry.input.hadamard = static_cast<std::int64_t>(row.hadamard);
+  if (!check_basis(entry.input, entry.cols)) return damaged("a basis that cannot be");
   const Bytes bytes = file->bytes();
   std::array<Bytes, n_parts> parts;
   for (std::size_t i = 0; i < n_parts; ++i) {
@@ -262,6 +268,7 @@ std::optional<PackedMatrix> PackCache::find(std::string_view name) const {
   const Entry& entry = found->second;
   auto matrix = PackedMatrix::of_parts(entry.scheme, entry.rows, entry.cols, entry.parts, file_);
   if (!matrix) return std::nullopt;  // open() has made it once
+  matrix->set_input(entry.input);
   return *std::move(matrix);
 }
 
@@ -272,7 +279,8 @@ Result<std::int64_t> write_pack_cache(const std::string& path, const PackCacheKe
     entries.push_back({.name = name,
                        .scheme = text_with_table(matrix->scheme()),
                        .rows = static_cast<std::uint64_t>(matrix->rows()),
-                       .cols = static_cast<std::uint64_t>(matrix->cols())});
+                       .cols = static_cast<std::uint64_t>(matrix->cols()),
+                       .hadamard = static_cast<std::uint64_t>(matrix->input().hadamard)});
   }
   // The size of the table does not depend on the places in it.
   const std::size_t table_bytes = table_of(entries).size();

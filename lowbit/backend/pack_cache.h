@@ -55,6 +55,7 @@ class PackCache {
     Scheme scheme;
     std::int64_t rows = 0, cols = 0;
     PackedParts parts;
+    Basis input = {};
   };
 
   /// Nothing when there is no such file. Errors say in one sentence why it cannot be used: another

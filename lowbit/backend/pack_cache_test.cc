@@ -138,6 +138,23 @@ TEST_F(PackCacheTest, MapsEveryScheme) {
   }
 }
 
+TEST_F(PackCacheTest, KeepsTheBasisOfInputs) {
+  PackedMatrix a = packed("q4_0"), b = packed("q4_0");
+  a.set_input({128});
+  const NamedMatrix matrices[] = {{"a", &a}, {"b", &b}};
+  ASSERT_TRUE(write_pack_cache(path_, key_, matrices, pool_));
+  const auto cache = PackCache::open(path_, key_, pool_);
+  ASSERT_TRUE(cache && *cache);
+  EXPECT_EQ((*cache)->find("a")->input(), Basis{128});
+  EXPECT_EQ((*cache)->find("b")->input(), Basis{});
+  // 512 inputs are not blocks of 3 or of 1024.
+  for (const std::int64_t block : {3, 1024}) {
+    a.set_input({block});
+    ASSERT_TRUE(write_pack_cache(path_, key_, matrices, pool_));
+    EXPECT_NE(complaint(key_).find("a basis that cannot be"), std::string::npos);
+  }
+}
+
 TEST_F(PackCacheTest, IsOnlyForItsModelAndOptions) {
   EXPECT_EQ(complaint(key_), "nothing there");
   write_some();

@@ -25,6 +25,7 @@ struct Consumer {
   std::string name;
   std::int64_t rows = 0, cols = 0;
   std::vector<float> w;  // (rows, cols)
+  Basis input;
   TensorRecipe recipe;
 };
 
@@ -79,8 +80,10 @@ class Products {
   }
 
   /// (x.rows, rows) of x (., cols) and w (rows, cols).
-  Result<std::vector<float>> of(MatrixView x, std::span<const float> w, std::int64_t rows) {
-    const QuantizedTensor tensor = encode_plain(w, plain_f32(), rows, x.cols);
+  Result<std::vector<float>> of(MatrixView x, std::span<const float> w, std::int64_t rows,
+                                const Basis& input = {}) {
+    QuantizedTensor tensor = encode_plain(w, plain_f32(), rows, x.cols);
+    tensor.input = input;
     auto weight = backend_->pack(tensor, Activations::f32);
     if (!weight) return std::move(weight).error();
     const auto from = backend_->make_tensor(x.rows, x.cols);
@@ -235,7 +238,8 @@ class Search {
 
   Result<std::vector<float>> behind_gate(std::vector<std::vector<float>>& gate_and_up) {
     products_.silu_mul(gate_and_up[0], gate_and_up[1]);
-    return products_.of({gate_and_up[0].data(), n_rows_, down_->cols}, down_->w, down_->rows);
+    return products_.of({gate_and_up[0].data(), n_rows_, down_->cols}, down_->w, down_->rows,
+                        down_->input);
   }
 
   /// The rounded matrix behind the factors, in the columns' own units again.
@@ -425,7 +429,7 @@ class Awq {
   Result<Consumer> load(const std::string& name) {
     auto tensor = block_.load(name);
     if (!tensor) return std::move(tensor).error().in(name);
-    Consumer consumer{name, tensor->rows, tensor->cols, decode(*tensor), {}};
+    Consumer consumer{name, tensor->rows, tensor->cols, decode(*tensor), tensor->input, {}};
     if (auto recipe = recipe_of_(name)) {
       consumer.recipe = *std::move(recipe);
       if (consumer.recipe.rounder->needs == Needs::hessian) {
@@ -435,9 +439,10 @@ class Awq {
     return consumer;
   }
 
-  /// All consumers, or none where one is not rounded.
+  /// All consumers, or none where one is not rounded or reads its inputs in a basis.
   Result<std::vector<Consumer>> consumers_of(const Fold& fold) {
     std::vector<Consumer> consumers;
+    if (!is_straight(fold, block_)) return consumers;
     for (const std::string& name : fold.consumers) {
       auto consumer = load(name);
       if (!consumer) return std::move(consumer).error();

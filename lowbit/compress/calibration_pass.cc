@@ -109,7 +109,7 @@ Status CalibrationPass::save(RowStore& store, const Tensor& tensor) {
 }
 
 Result<TensorStats> CalibrationPass::each_window(
-    std::int64_t n_inputs, Needs needs, const RowVisitor& visit,
+    std::int64_t n_inputs, Needs needs, const RowVisitor& visit, const Basis& basis,
     const std::function<Result<const Tensor*>()>& body) {
   InputSums sums(n_inputs, needs, kernels_, pool_);
   for (window_ = 0; window_ < n_windows(); ++window_) {
@@ -127,6 +127,7 @@ Result<TensorStats> CalibrationPass::each_window(
       host_.resize(static_cast<std::size_t>((*inputs)->rows * (*inputs)->cols));
       backend_->download(**inputs, host_);
       const MatrixView x(host_.data(), (*inputs)->rows, (*inputs)->cols);
+      turn(basis, x.cols);
       sums.add(x);
       if (visit) visit(window_, x);
       times_.statistics += seconds_since(collecting);
@@ -139,8 +140,22 @@ Result<TensorStats> CalibrationPass::each_window(
   return stats;
 }
 
+/// Every row that was downloaded, into the basis.
+void CalibrationPass::turn(const Basis& basis, std::int64_t n_cols) {
+  if (basis.is_plain()) return;
+  constexpr std::int64_t rows_per_chunk = 8;
+  const auto n = static_cast<std::size_t>(n_cols);
+  const auto n_rows = static_cast<std::int64_t>(host_.size() / n);
+  pool_.parallel_for(n_rows, rows_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
+    for (auto row = static_cast<std::size_t>(first); row < static_cast<std::size_t>(last); ++row) {
+      float* const x = host_.data() + row * n;
+      kernels_.vector.hadamard(x, basis.hadamard, n_cols, x);
+    }
+  });
+}
+
 Status CalibrationPass::embed(const Weight& embedding) {
-  auto done = each_window(config_.d_model, Needs::weights, {}, [&]() -> Result<const Tensor*> {
+  auto done = each_window(config_.d_model, Needs::weights, {}, {}, [&]() -> Result<const Tensor*> {
     backend_->embed(embedding, windows_[static_cast<std::size_t>(window_)], pass_.x());
     if (Status saved = save(x_, pass_.x()); !saved) return std::move(saved).error();
     return nullptr;
@@ -150,7 +165,8 @@ Status CalibrationPass::embed(const Weight& embedding) {
 }
 
 Result<TensorStats> CalibrationPass::inputs_of(LayerStage stage, const LayerWeights& layer,
-                                               Needs needs, const RowVisitor& visit) {
+                                               Needs needs, const RowVisitor& visit,
+                                               const Basis& basis) {
   const auto qkv = [&]() -> Result<const Tensor*> {
     if (Status loaded = load(x_, pass_.x()); !loaded) return std::move(loaded).error();
     pass_.norm_x(*layer.attention_norm);
@@ -184,19 +200,19 @@ Result<TensorStats> CalibrationPass::inputs_of(LayerStage stage, const LayerWeig
   const std::int64_t n_inputs = stage_inputs(config_, stage);
   switch (stage) {
     case LayerStage::qkv:
-      return each_window(n_inputs, needs, visit, qkv);
+      return each_window(n_inputs, needs, visit, basis, qkv);
     case LayerStage::o:
-      return each_window(n_inputs, needs, visit, o);
+      return each_window(n_inputs, needs, visit, basis, o);
     case LayerStage::gate_up:
-      return each_window(n_inputs, needs, visit, gate_up);
+      return each_window(n_inputs, needs, visit, basis, gate_up);
     case LayerStage::down:
       break;
   }
-  return each_window(n_inputs, needs, visit, down);
+  return each_window(n_inputs, needs, visit, basis, down);
 }
 
 Status CalibrationPass::finish_layer(const LayerWeights& layer) {
-  auto done = each_window(config_.d_model, Needs::weights, {}, [&]() -> Result<const Tensor*> {
+  auto done = each_window(config_.d_model, Needs::weights, {}, {}, [&]() -> Result<const Tensor*> {
     if (Status loaded = load(next_x_, pass_.x()); !loaded) return std::move(loaded).error();
     if (Status loaded = load(side_, pass_.gated()); !loaded) return std::move(loaded).error();
     pass_.add_feed_forward(layer);
@@ -209,8 +225,8 @@ Status CalibrationPass::finish_layer(const LayerWeights& layer) {
 }
 
 Result<TensorStats> CalibrationPass::head_inputs(const Tensor& final_norm, Needs needs,
-                                                 const RowVisitor& visit) {
-  return each_window(config_.d_model, needs, visit, [&]() -> Result<const Tensor*> {
+                                                 const RowVisitor& visit, const Basis& basis) {
+  return each_window(config_.d_model, needs, visit, basis, [&]() -> Result<const Tensor*> {
     if (Status loaded = load(x_, pass_.x()); !loaded) return std::move(loaded).error();
     pass_.norm_x(final_norm);
     return &pass_.normed();

@@ -49,13 +49,14 @@ class CalibrationPass {
 
   /// Computes the inputs of a stage and collects what `needs` says. `layer` holds the weights of
   /// the stage before, and the norm of this stage's inputs. Stages come in their order.
+  /// Rows come in `basis`, that of the stage's matrices.
   Result<TensorStats> inputs_of(LayerStage stage, const LayerWeights& layer, Needs needs,
-                                const RowVisitor& visit = {});
+                                const RowVisitor& visit = {}, const Basis& basis = {});
   /// After the last stage: the hidden states of the next layer. `layer` holds down_proj.
   Status finish_layer(const LayerWeights& layer);
   /// After the last layer: the inputs of the head.
   Result<TensorStats> head_inputs(const Tensor& final_norm, Needs needs,
-                                  const RowVisitor& visit = {});
+                                  const RowVisitor& visit = {}, const Basis& basis = {});
 
   /// Where the hidden states of layer `index` lie in a folder.
   static std::string hidden_path(const std::string& folder, std::int64_t index);
@@ -65,7 +66,9 @@ class CalibrationPass {
                   std::unique_ptr<Backend> backend, const KernelTable& kernels, ThreadPool& pool);
   /// Runs body(window) for every window with the pass begun; then collects from `inputs`.
   Result<TensorStats> each_window(std::int64_t n_inputs, Needs needs, const RowVisitor& visit,
+                                  const Basis& basis,
                                   const std::function<Result<const Tensor*>()>& body);
+  void turn(const Basis& basis, std::int64_t n_cols);
   Status load(const RowStore& store, Tensor& tensor);
   Status save(RowStore& store, const Tensor& tensor);
 

@@ -28,9 +28,18 @@ void multiply_columns(const Fold& fold, std::span<const float> factors, EditedMa
   }
 }
 
+FoldedModel::Changes& FoldedModel::changes_of(const std::string& name) {
+  return changes_.try_emplace(name, Changes{{}, source_.input(name)}).first->second;
+}
+
 void FoldedModel::edit(const std::string& name, Edit edit) {
   LOWBIT_ASSERT(source_.shape(name));
-  edits_[name].push_back(std::move(edit));
+  changes_of(name).edits.push_back(std::move(edit));
+}
+
+void FoldedModel::set_input(const std::string& name, const Basis& input) {
+  LOWBIT_ASSERT(source_.shape(name) && check_basis(input, source_.shape(name)->cols));
+  changes_of(name).input = input;
 }
 
 void FoldedModel::scale(const Fold& fold, std::vector<float> factors) {
@@ -50,23 +59,31 @@ Result<std::vector<float>> FoldedModel::numbers(std::string_view name) const {
   auto tensor = source_.load(name);
   if (!tensor) return std::move(tensor).error();
   std::vector<float> numbers = decode(*tensor);
-  if (const auto at = edits_.find(name); at != edits_.end()) {
-    for (const Edit& edit : at->second) edit({numbers, tensor->rows, tensor->cols});
+  if (const auto at = changes_.find(name); at != changes_.end()) {
+    for (const Edit& edit : at->second.edits) edit({numbers, tensor->rows, tensor->cols});
   }
   return numbers;
 }
 
 Result<QuantizedTensor> FoldedModel::load(std::string_view name) const {
-  if (!edits_.contains(name)) return source_.load(name);
+  const auto at = changes_.find(name);
+  if (at == changes_.end()) return source_.load(name);
   auto edited = numbers(name);
   if (!edited) return std::move(edited).error();
   const Shape shape = source_.shape(name).value_or(Shape{});
   static const Scheme f32 = *parse_scheme("f32");
-  return encode_plain(*edited, f32, shape.rows, shape.cols);
+  QuantizedTensor tensor = encode_plain(*edited, f32, shape.rows, shape.cols);
+  tensor.input = at->second.input;
+  return tensor;
 }
 
 std::optional<RowSource> FoldedModel::rows(std::string_view name) const {
-  return edits_.contains(name) ? std::nullopt : source_.rows(name);
+  return changes_.contains(name) ? std::nullopt : source_.rows(name);
+}
+
+Basis FoldedModel::input(std::string_view name) const {
+  const auto at = changes_.find(name);
+  return at == changes_.end() ? source_.input(name) : at->second.input;
 }
 
 }  // namespace lowbit

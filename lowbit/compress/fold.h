@@ -35,10 +35,14 @@ class FoldedModel final : public TensorSource {
  public:
   /// `source` must outlive this.
   explicit FoldedModel(const TensorSource& source) : source_(source) {}
+  FoldedModel(const FoldedModel&) = delete;  // a model folded twice is folded over a TensorSource
+  FoldedModel& operator=(const FoldedModel&) = delete;
 
   using Edit = std::function<void(EditedMatrix)>;
   /// Comes after all earlier edits of the tensor.
   void edit(const std::string& name, Edit edit);
+  /// Inputs of the matrix come in this basis from now on; its numbers are the caller's to turn.
+  void set_input(const std::string& name, const Basis& input);
   /// The channels of the producer divided by the factors, the columns of the consumers multiplied.
   void scale(const Fold& fold, std::vector<float> factors);
   /// What a tensor holds now, as f32.
@@ -47,13 +51,20 @@ class FoldedModel final : public TensorSource {
   const ModelConfig& config() const override { return source_.config(); }
   std::optional<Shape> shape(std::string_view name) const override { return source_.shape(name); }
   Result<QuantizedTensor> load(std::string_view name) const override;
+  Basis input(std::string_view name) const override;
   std::optional<RowSource> rows(std::string_view name) const override;
   void prefetch(std::string_view name) const override { source_.prefetch(name); }
   void drop(std::string_view name) const override { source_.drop(name); }
 
  private:
+  struct Changes {
+    std::vector<Edit> edits;
+    Basis input;
+  };
+  Changes& changes_of(const std::string& name);
+
   const TensorSource& source_;
-  std::map<std::string, std::vector<Edit>, std::less<>> edits_;
+  std::map<std::string, Changes, std::less<>> changes_;
 };
 
 }  // namespace lowbit

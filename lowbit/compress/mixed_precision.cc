@@ -182,7 +182,8 @@ class Chooser {
                              });
     if (!plan) return std::move(plan).error();
     std::vector<OutputTensor> outputs;
-    for (const TensorPlan& entry : plan->tensors) outputs.push_back({entry.tensor, entry.scheme});
+    for (const TensorPlan& entry : plan->tensors)
+      outputs.push_back({entry.tensor, entry.scheme, entry.tensor->input});
     auto writer = ModelWriter::create(file_, options_.output, outputs);
     if (!writer) return std::move(writer).error();
     return writer->file_bytes();

@@ -208,6 +208,30 @@ TEST_F(MixTest, TheMeasuredDivergenceStaysUnderItsLimit) {
   }
 }
 
+/// A matrix that is stored in a basis is tried, counted and written in it. 8 bits lose little here;
+/// a matrix in the wrong basis is another matrix.
+TEST_F(MixTest, MatricesStayInTheirBasis) {
+  QuantizeOptions rotation;
+  rotation.recipe = *parse_tensor_recipe("hadamard+rtn:f32");
+  rotation.output = folder_ / "turned/";
+  ASSERT_TRUE(quantize_model(*file_, rotation, pool_));
+  auto turned = ModelFile::open(rotation.output);
+  ASSERT_TRUE(turned) << turned.error().message();
+  file_.emplace(*std::move(turned));
+  const auto sensitivities = measure(Estimator::measured);
+  for (const GroupSensitivity& entry : sensitivities) {
+    EXPECT_LT(entry.losses[3], entry.losses[0] / 8) << entry.group.name;
+  }
+  const auto mix = choose_mix(*file_, candidates_, sensitivities, for_target(bits(5)));
+  ASSERT_TRUE(mix) << mix.error().message();
+  QuantizeOptions options;
+  options.rules = mix->rules;
+  options.output = folder_ / "model/";
+  const auto report = quantize_model(*file_, options, pool_);
+  ASSERT_TRUE(report) << report.error().message();
+  EXPECT_EQ(report->n_bytes, mix->n_bytes);
+}
+
 TEST_F(MixTest, SensitivitiesAreKeptForTheSecondTarget) {
   std::filesystem::copy(golden + "llama-linear/model.gguf", folder_ / "model.gguf");
   const auto file = ModelFile::open(folder_ / "model.gguf");

@@ -196,7 +196,7 @@ class Pipeline {
     if (const auto recipe = recipe_of(name)) {
       const auto norm = load_final_norm(source_, pass_->backend());
       if (!norm) return Error(norm.error());
-      auto stats = pass_->head_inputs(**norm, Needs::activations);
+      auto stats = pass_->head_inputs(**norm, Needs::activations, {}, source_.input(name));
       if (!stats) return std::move(stats).error().in(name);
       Status done = round(name, source_, *stats, without_hessian(*recipe), rounded);
       if (!done) return done;
@@ -212,7 +212,9 @@ class Pipeline {
     if (Status s = load_norms(block, pass_->backend(), index, layer); !s) return s;
     for (const LayerStage stage : layer_stages) {
       const std::vector<std::string> names = stage_matrices(index, stage);
-      auto stats = pass_->inputs_of(stage, layer, needs_of(names));
+      const auto basis = basis_of_inputs(block, names);
+      if (!basis) return Error(basis.error());
+      auto stats = pass_->inputs_of(stage, layer, needs_of(names), {}, *basis);
       if (!stats) return std::move(stats).error().in(names.front());
       report_.n_inputs += stats->n_inputs() * stats->n_tokens;
       report_.n_outliers += stats->n_outliers;
@@ -240,9 +242,11 @@ class Pipeline {
       const Sampler sampler(pass_->n_windows(), std::ssize(options_.windows.front()));
       for (const LayerStage stage : layer_stages) {
         BlockInputs::Stage& captured = inputs.stages[stage];
-        auto stats =
-            pass_->inputs_of(stage, layer, Needs::activations,
-                             [&](std::int64_t, MatrixView x) { sampler.add(x, captured); });
+        const auto basis = basis_of_inputs(block, stage_matrices(index, stage));
+        if (!basis) return Error(basis.error());
+        auto stats = pass_->inputs_of(
+            stage, layer, Needs::activations,
+            [&](std::int64_t, MatrixView x) { sampler.add(x, captured); }, *basis);
         if (!stats) return std::move(stats).error().in(stage_matrices(index, stage).front());
         captured.stats = *std::move(stats);
       }
@@ -302,6 +306,11 @@ Result<QuantizedTensor> QuantizedModel::load(std::string_view name) const {
   const auto at = replaced_.find(name);
   if (at != replaced_.end()) return at->second.clone();
   return source_.load(name);
+}
+
+Basis QuantizedModel::input(std::string_view name) const {
+  const auto at = replaced_.find(name);
+  return at != replaced_.end() ? at->second.input : source_.input(name);
 }
 
 std::optional<RowSource> QuantizedModel::rows(std::string_view name) const {

@@ -38,6 +38,7 @@ class QuantizedModel final : public TensorSource {
   const ModelConfig& config() const override { return source_.config(); }
   std::optional<Shape> shape(std::string_view name) const override { return source_.shape(name); }
   Result<QuantizedTensor> load(std::string_view name) const override;
+  Basis input(std::string_view name) const override;
   std::optional<RowSource> rows(std::string_view name) const override;
   void prefetch(std::string_view name) const override { source_.prefetch(name); }
   void drop(std::string_view name) const override { source_.drop(name); }

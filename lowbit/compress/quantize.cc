@@ -127,7 +127,9 @@ Status keep_scheme(const Scheme& scheme, QuantizedTensor& tensor) {
         "cannot be kept in {}, because a transform changes its numbers; give it a recipe (--rule)",
         to_string(scheme)));
   }
+  const Basis input = tensor.input;
   tensor = encode_plain(decode(tensor), scheme, tensor.rows, tensor.cols);
+  tensor.input = input;
   return ok();
 }
 
@@ -179,7 +181,8 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
   std::vector<OutputTensor> outputs;
   for (const TensorPlan& entry : plan->tensors) {
     const bool is_float = is_transformed && !entry.tensor->is_matrix();
-    outputs.push_back({entry.tensor, is_float ? *parse_scheme("f32") : entry.scheme});
+    outputs.push_back({entry.tensor, is_float ? *parse_scheme("f32") : entry.scheme,
+                       tensors.input(entry.tensor->name)});
   }
   auto writer = ModelWriter::create(source, options.output, outputs, options.convention);
   if (!writer) return std::move(writer).error();

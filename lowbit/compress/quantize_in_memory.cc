@@ -48,6 +48,7 @@ Status quantize_each(const TensorSource& source, const ModelPlan& plan,
         entry.recipe->rounder->round(MatrixView(numbers->data(), tensor->rows, tensor->cols),
                                      InputStats{}, entry.recipe->scheme, pool);
     if (!rounded) return std::move(rounded).error().in(name);
+    rounded->tensor.input = tensor->input;
     if (!rounded->note.empty()) model.notes.push_back(fmt::format("{}: {}", name, rounded->note));
     model.tensors->replace(name, std::move(rounded->tensor));
     source.drop(name);

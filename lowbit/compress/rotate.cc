@@ -5,6 +5,8 @@
 #include <memory>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "lowbit/base/assert.h"
 #include "lowbit/quant/hadamard.h"
 
@@ -53,7 +55,8 @@ void rotate_outputs(const Rotation& rotation, EditedMatrix w, ThreadPool& pool) 
 
 class Rotating {
  public:
-  Rotating(FoldedModel& model, ThreadPool& pool) : model_(model), pool_(pool) {}
+  Rotating(const RotateOptions& options, FoldedModel& model, ThreadPool& pool)
+      : options_(options), model_(model), pool_(pool) {}
 
   void turn_heads(const Fold& fold) {
     const auto rotation = std::make_shared<const Rotation>(Rotation::of_size(fold.head_dim, 0));
@@ -74,6 +77,22 @@ class Rotating {
     for (const std::string& writer : stream.writers) turn_outputs(rotation, writer);
     for (const std::string& bias : stream.biases) turn_rows(rotation, bias);
     return ok();
+  }
+
+  /// Consumers of one x get one basis, so that x is prepared once.
+  void give_basis(const std::vector<std::string>& consumers) {
+    for (const std::string& name : consumers) {
+      const Basis basis{hadamard_block_of(model_.shape(name)->cols, options_.largest_block)};
+      if (basis.hadamard <= 1 || !model_.input(name).is_plain()) continue;
+      model_.set_input(name, basis);
+      model_.edit(name, [basis, &pool = pool_](EditedMatrix w) {
+        pool.parallel_for(w.rows, vectors_per_chunk,
+                          [&](std::int64_t first, std::int64_t last, int) {
+                            for (std::int64_t r = first; r < last; ++r)
+                              apply_basis(basis, w.row(r));
+                          });
+      });
+    }
   }
 
  private:
@@ -101,9 +120,26 @@ class Rotating {
     return ok();
   }
 
+  const RotateOptions& options_;
   FoldedModel& model_;
   ThreadPool& pool_;
 };
+
+/// A second rotation would have to undo the first.
+Status check_straight(const ModelGraph& graph, const FoldedModel& model) {
+  std::vector<Fold> folds = graph.folds;
+  for (const Stream& stream : graph.streams) {
+    folds.insert(folds.end(), stream.norms.begin(), stream.norms.end());
+  }
+  for (const Fold& fold : folds) {
+    for (const std::string& name : fold.consumers) {
+      if (model.input(name).is_plain()) continue;
+      return Error(fmt::format("{} already has a basis ({}); rotate the model it was made from",
+                               name, to_string(model.input(name))));
+    }
+  }
+  return ok();
+}
 
 bool is_tied(const ModelGraph& graph, const Stream& stream) {
   return std::ranges::any_of(stream.tables, [&](const std::string& table) {
@@ -113,14 +149,20 @@ bool is_tied(const ModelGraph& graph, const Stream& stream) {
 
 }  // namespace
 
-Status rotate(const ModelGraph& graph, FoldedModel& model, ThreadPool& pool) {
-  Rotating rotating(model, pool);
+Status rotate(const ModelGraph& graph, const RotateOptions& options, FoldedModel& model,
+              ThreadPool& pool) {
+  if (Status status = check_straight(graph, model); !status) return status;
+  Rotating rotating(options, model, pool);
   for (const Fold& fold : graph.folds) {
     if (fold.path == Fold::Path::attention) rotating.turn_heads(fold);
+    if (fold.path == Fold::Path::gate && options.with_bases) rotating.give_basis(fold.consumers);
   }
   for (const Stream& stream : graph.streams) {
-    if (is_tied(graph, stream)) continue;
-    if (Status status = rotating.turn_stream(stream); !status) return status;
+    if (!is_tied(graph, stream) && options.fold_streams) {
+      if (Status status = rotating.turn_stream(stream); !status) return status;
+    } else if (options.with_bases) {
+      for (const Fold& norm : stream.norms) rotating.give_basis(norm.consumers);
+    }
   }
   return ok();
 }

@@ -110,7 +110,9 @@ Result<std::vector<float>> finite_numbers(const QuantizedTensor& tensor, ThreadP
 Result<Rounded> round_tensor(const QuantizedTensor& tensor, const InputStats& stats,
                              const TensorRecipe& recipe, std::int64_t memory_bytes,
                              ThreadPool& pool) {
-  return round_source(source_of(tensor), stats, recipe, memory_bytes, pool);
+  auto rounded = round_source(source_of(tensor), stats, recipe, memory_bytes, pool);
+  if (rounded) rounded->tensor.input = tensor.input;
+  return rounded;
 }
 
 Result<Rounded> round_tensor(const TensorSource& source, std::string_view name,

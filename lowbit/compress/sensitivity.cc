@@ -10,6 +10,7 @@
 
 #include "lowbit/compress/logit_probe.h"
 #include "lowbit/compress/pipeline.h"
+#include "lowbit/compress/round_tensor.h"
 #include "lowbit/quant/rounder.h"
 #include "lowbit/runtime/weights.h"
 
@@ -154,20 +155,14 @@ Result<QuantizedTensor> rounded_tensor(const ModelFile& file, const ModelTensor&
                                        ThreadPool& pool, const Rounder* rounder) {
   auto stored = file.load(tensor, &pool);
   if (!stored) return std::move(stored).error().in(tensor.name);
-  auto w = finite_numbers(*stored, pool);
-  if (!w) return std::move(w).error().in(tensor.name);
-  file.drop_pages(tensor);
-  const MatrixView view(w->data(), tensor.rows(), tensor.cols());
-  const InputStats inputs = stats_of(tensor, stats);
   const bool is_usable = rounder != nullptr && rounder->needs != Needs::hessian;
-  if (is_usable) {
-    auto rounded = rounder->round(view, inputs, scheme, pool);
-    if (!rounded) return std::move(rounded).error().in(tensor.name);
-    return std::move(rounded->tensor);
-  }
-  auto rounded = round_to_nearest(view, inputs, scheme, pool);
+  const TensorRecipe recipe{.rounder = is_usable ? rounder : *rounder_named("rtn"),
+                            .scheme = scheme};
+  constexpr std::int64_t all_memory = std::numeric_limits<std::int64_t>::max();
+  auto rounded = round_tensor(*stored, stats_of(tensor, stats), recipe, all_memory, pool);
   if (!rounded) return std::move(rounded).error().in(tensor.name);
-  return rounded;
+  file.drop_pages(tensor);
+  return std::move(rounded->tensor);
 }
 
 bool fits_rows(const Scheme& scheme, const TensorGroup& group) {

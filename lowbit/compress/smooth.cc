@@ -21,7 +21,9 @@ Status edit(const std::string& name, QuantizedModel& block, const Change& change
   if (!tensor) return std::move(tensor).error().in(name);
   std::vector<float> numbers = decode(*tensor);
   change(EditedMatrix{numbers, tensor->rows, tensor->cols});
-  block.replace(name, encode_plain(numbers, f32, tensor->rows, tensor->cols));
+  QuantizedTensor changed = encode_plain(numbers, f32, tensor->rows, tensor->cols);
+  changed.input = tensor->input;
+  block.replace(name, std::move(changed));
   return ok();
 }
 
@@ -54,6 +56,11 @@ std::vector<LayerFold> folds_of_layer(const ModelGraph& graph, std::int64_t laye
     }
   }
   return found;
+}
+
+bool is_straight(const Fold& fold, const TensorSource& source) {
+  return std::ranges::all_of(
+      fold.consumers, [&](const std::string& name) { return source.input(name).is_plain(); });
 }
 
 std::vector<float> largest_by_channel(const Fold& fold, std::span<const float> by_column) {
@@ -94,6 +101,7 @@ BlockTransform smoothquant(const ModelGraph& graph, double alpha) {
   return [shared, alpha](std::int64_t layer, QuantizedModel& block, const BlockInputs& inputs,
                          ThreadPool&) -> Status {
     for (const auto& [fold, stage] : folds_of_layer(*shared, layer)) {
+      if (!is_straight(*fold, block)) continue;
       std::vector<float> max_w(static_cast<std::size_t>(fold->n_columns()));
       for (const std::string& consumer : fold->consumers) {
         auto tensor = block.load(consumer);

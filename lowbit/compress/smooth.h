@@ -26,6 +26,9 @@ struct LayerFold {
 /// Those whose consumers all are matrices of one stage of the layer, in the order of the graph.
 std::vector<LayerFold> folds_of_layer(const ModelGraph& graph, std::int64_t layer);
 
+/// Whether no consumer reads its inputs in a basis: scales of channels do not pass a rotation.
+bool is_straight(const Fold& fold, const TensorSource& source);
+
 /// Numbers of the columns of the consumers -> numbers of the channels: the largest or the mean of
 /// the columns that read a channel.
 std::vector<float> largest_by_channel(const Fold& fold, std::span<const float> by_column);

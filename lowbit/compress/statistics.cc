@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "lowbit/base/assert.h"
 #include "lowbit/compress/calibration_pass.h"
 
 namespace lowbit {
@@ -16,6 +17,19 @@ InputStats TensorStats::view() const {
           .max_abs = max_abs,
           .hessian = MatrixView(hessian.data(), n, n),
           .n_tokens = n_tokens};
+}
+
+Result<Basis> basis_of_inputs(const TensorSource& source, std::span<const std::string> names) {
+  LOWBIT_ASSERT(!names.empty());
+  const Basis basis = source.input(names.front());
+  for (const std::string& name : names) {
+    if (source.input(name) == basis) continue;
+    return Error(
+        fmt::format("{} reads its inputs in another basis than {}; calibrate the model it was "
+                    "made from",
+                    name, names.front()));
+  }
+  return basis;
 }
 
 std::string_view head_matrix(const ModelConfig& config) {
@@ -48,7 +62,9 @@ Status for_each_statistics(const TensorSource& source, const CalibrationWindows&
     }
     for (const LayerStage stage : layer_stages) {
       const std::vector<std::string> names = stage_matrices(i, stage);
-      auto stats = pass.inputs_of(stage, layer, needs);
+      const auto basis = basis_of_inputs(source, names);
+      if (!basis) return Error(basis.error());
+      auto stats = pass.inputs_of(stage, layer, needs, {}, *basis);
       if (!stats) return std::move(stats).error().in(names.front());
       if (Status visited = visit(names, *stats); !visited) return visited;
     }
@@ -57,7 +73,7 @@ Status for_each_statistics(const TensorSource& source, const CalibrationWindows&
   const auto norm = load_final_norm(source, pass.backend());
   if (!norm) return Error(norm.error());
   const std::string head(head_matrix(config));
-  auto stats = pass.head_inputs(**norm, needs);
+  auto stats = pass.head_inputs(**norm, needs, {}, source.input(head));
   if (!stats) return std::move(stats).error().in(head);
   return visit({&head, 1}, *stats);
 }

@@ -50,6 +50,10 @@ struct StatisticsOptions {
   std::function<bool(std::int64_t n_done, std::int64_t n_total)> progress = {};
 };
 
+/// The basis in which matrices of one input read it, as their statistics do. Errors: not one for
+/// all.
+Result<Basis> basis_of_inputs(const TensorSource& source, std::span<const std::string> names);
+
 /// The matrix that makes logits, by name.
 std::string_view head_matrix(const ModelConfig& config);
 

@@ -78,24 +78,21 @@ Error unknown_scheme(std::string_view text, const Error& error) {
       fmt::format("there is no scheme and no mix '{}'; did you mean '{}'?", text, nearest->name));
 }
 
-/// What both of two transforms would decide, so that only one of them can stand in a recipe.
-bool both_scale(const Transform& a, const Transform& b) {
-  return a.needs == Needs::activations && b.needs == Needs::activations;
+/// Two that rotate or two that scale decide the same.
+bool are_alike(const Transform& a, const Transform& b) {
+  return a.needs == b.needs;
 }
 
-/// The transforms in the order of THE list, each once, and of those that scale the first.
+/// The transforms in the order of THE list, of those that are alike the first.
 std::vector<const Transform*> in_order(const std::vector<const Transform*>& wanted) {
   std::vector<const Transform*> ordered;
-  const Transform* scaling = nullptr;
   for (const Transform* transform : wanted) {
-    if (scaling == nullptr && transform->needs == Needs::activations) scaling = transform;
-  }
-  for (const Transform& transform : transform_list()) {
-    if (transform.needs == Needs::activations ? scaling == &transform
-                                              : std::ranges::count(wanted, &transform) != 0) {
-      ordered.push_back(&transform);
+    if (std::ranges::none_of(
+            ordered, [&](const Transform* other) { return are_alike(*transform, *other); })) {
+      ordered.push_back(transform);
     }
   }
+  std::ranges::sort(ordered);
   return ordered;
 }
 
@@ -109,8 +106,8 @@ Status check_order(const TensorRecipe& recipe) {
       return Error(
           fmt::format("{} stands in it twice; write '{}'", after.name, to_string(possible)));
     }
-    if (both_scale(before, after)) {
-      return Error(fmt::format("{} and {} choose the same scales; write '{}'", before.name,
+    if (are_alike(before, after)) {
+      return Error(fmt::format("{} and {} do the same thing in two ways; write '{}'", before.name,
                                after.name, to_string(possible)));
     }
     if (&before > &after) {
@@ -200,7 +197,7 @@ std::string recipe_help() {
   std::string text = fmt::format("Methods: {}; without a word {}.\nTransforms before one:\n",
                                  names_of(rounder_list()), default_method);
   for (const Transform& transform : transform_list()) {
-    text += fmt::format("  {:<12} {}\n", transform.name, transform.summary);
+    text += fmt::format("  {:<15} {}\n", transform.name, transform.summary);
   }
   text +=
       fmt::format("In place of a scheme, llama.cpp's mixes, in capitals where both exist:\n  {}\n",

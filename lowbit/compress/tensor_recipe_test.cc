@@ -55,6 +55,8 @@ TEST(TensorRecipe, SaysWhatIsPossibleInstead) {
   EXPECT_NE(error_of("rtn+hadamard:mxfp4").find("'hadamard+rtn:...'"), std::string::npos);
   EXPECT_NE(error_of("awq+hadamard:int4").find("write 'hadamard+awq+rtn:int4"), std::string::npos);
   EXPECT_NE(error_of("awq+smoothquant:int4").find("write 'awq+rtn:int4"), std::string::npos);
+  EXPECT_NE(error_of("hadamard-folded+hadamard:int4").find("write 'hadamard-folded+rtn:int4"),
+            std::string::npos);
   EXPECT_NE(error_of("hadamard+hadamard:int4").find("write 'hadamard+rtn:int4"), std::string::npos);
   EXPECT_NE(error_of("rtn+rtn-absmax:int4").find("only one"), std::string::npos);
   EXPECT_NE(error_of("hadamard+int4.g32").find("'hadamard:int4.g32'"), std::string::npos);

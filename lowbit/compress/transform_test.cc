@@ -31,7 +31,8 @@ std::vector<std::int32_t> tokens_of(const ModelConfig& config, int seed) {
 /// Of every token, with f32 activations and f32 keys and values.
 std::vector<float> logits_of(const TensorSource& source, ThreadPool& pool) {
   const auto backend = *make_cpu_backend(pool);
-  auto weights = load_weights(source, *backend, {.activations = Activations::f32});
+  auto weights = load_weights(source, *backend,
+                              {.activations = Activations::f32, .decode_without_kernel = true});
   EXPECT_TRUE(weights) << weights.error().message();
   const ModelConfig& config = source.config();
   auto cache = KvCache::create(
@@ -242,23 +243,30 @@ TEST(Awq, LowersTheErrorOfTheLogits) {
 }
 
 /// In double precision each number of a matrix is rounded once per rotation of its rows or columns,
-/// so expect_same_logits() holds here too.
+/// and x once per stage of a run-time rotation, so expect_same_logits() holds here too.
 TEST(Hadamard, KeepsTheLogits) {
   ThreadPool pool(2);
   for (const RandomModel::Options& options : models()) {
     const RandomModel model(options);
     const auto graph = trace_model(model);
     ASSERT_TRUE(graph);
-    FoldedModel turned(model);
-    const Status done = rotate(*graph, turned, pool);
-    ASSERT_TRUE(done) << done.error().message();
-    expect_same_logits(logits_of(model, pool), logits_of(turned, pool));
-    // The residual stream turns where embedding and head are two.
-    const std::string norm = "model.layers.1.input_layernorm.weight";
-    const bool is_one = decode(*turned.load(norm)) == std::vector<float>(72, 1.0f);
-    EXPECT_EQ(is_one, !options.tied);
-    EXPECT_NE(decode(*turned.load("model.layers.0.self_attn.o_proj.weight")),
-              decode(*model.load("model.layers.0.self_attn.o_proj.weight")));
+    for (const RotateOptions& form :
+         {RotateOptions{}, RotateOptions{.with_bases = false}, RotateOptions{.fold_streams = false},
+          RotateOptions{.largest_block = 4}}) {
+      FoldedModel turned(model);
+      const Status done = rotate(*graph, form, turned, pool);
+      ASSERT_TRUE(done) << done.error().message();
+      expect_same_logits(logits_of(model, pool), logits_of(turned, pool));
+      const std::string down = "model.layers.1.mlp.down_proj.weight";
+      const std::string up = "model.layers.1.mlp.up_proj.weight";
+      EXPECT_EQ(turned.load(down)->input.hadamard,
+                form.with_bases ? hadamard_block_of(104, form.largest_block) : 0);
+      const bool is_by_basis = form.with_bases && (options.tied || !form.fold_streams);
+      EXPECT_EQ(turned.load(up)->input.hadamard,
+                is_by_basis ? hadamard_block_of(72, form.largest_block) : 0);
+      EXPECT_EQ(turned.load("model.embed_tokens.weight")->input.hadamard,
+                form.with_bases && options.tied ? hadamard_block_of(72, form.largest_block) : 0);
+    }
   }
 }
 
@@ -272,19 +280,129 @@ TEST(Hadamard, SpreadsWhatSticksOut) {
   const auto graph = trace_model(model);
   ASSERT_TRUE(graph);
   FoldedModel turned(model);
-  ASSERT_TRUE(rotate(*graph, turned, pool));
+  ASSERT_TRUE(rotate(*graph, {}, turned, pool));
+  const std::vector<float> after = decode(*turned.load("model.layers.0.mlp.up_proj.weight"));
   float largest = 0;
-  for (const float number : decode(*turned.load("model.layers.0.mlp.up_proj.weight"))) {
-    largest = std::max(largest, std::fabs(number));
-  }
+  for (const float number : after) largest = std::max(largest, std::fabs(number));
   EXPECT_LT(largest, 1.5f);
+}
+
+TEST(Hadamard, DoesNotTurnTwice) {
+  ThreadPool pool(2);
+  const RandomModel model({.seed = 8, .tied = true});
+  const auto graph = trace_model(model);
+  ASSERT_TRUE(graph);
+  FoldedModel once(model), twice(static_cast<const TensorSource&>(once));
+  ASSERT_TRUE(rotate(*graph, {}, once, pool));
+  const Status done = rotate(*graph, {}, twice, pool);
+  ASSERT_FALSE(done);
+  EXPECT_NE(done.error().message().find("already has a basis (hadamard 8)"), std::string::npos);
+}
+
+/// The Hessians and weights of errors are those of the rotated inputs: gptq is no worse off in
+/// another basis than rtn, and the tensors keep theirs.
+TEST(Hadamard, IsCalibratedInItsBasis) {
+  ThreadPool pool(2);
+  const RandomModel model({.seed = 9, .biases = false, .tied = true});
+  const auto graph = trace_model(model);
+  ASSERT_TRUE(graph);
+  FoldedModel turned(model);
+  ASSERT_TRUE(rotate(*graph, {}, turned, pool));
+  const auto error_of = [&](std::string_view text) {
+    const TensorRecipe recipe = *parse_tensor_recipe(text);
+    QuantizedModel result(turned);
+    PipelineOptions options;
+    options.recipe_of = [&](std::string_view name) {
+      return name.find("layers") != std::string_view::npos ? std::optional(recipe) : std::nullopt;
+    };
+    for (int seed = 0; seed < 12; ++seed)
+      options.windows.push_back(tokens_of(model.config(), seed));
+    const auto report = quantize_blocks(
+        turned, options,
+        [&](const std::string& name, QuantizedTensor tensor) -> Status {
+          EXPECT_EQ(tensor.input, turned.input(name)) << name;
+          result.replace(name, std::move(tensor));
+          return ok();
+        },
+        pool);
+    EXPECT_TRUE(report) << report.error().message();
+    const std::vector<float> expected = logits_of(model, pool), found = logits_of(result, pool);
+    double sum = 0;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      sum += std::pow(static_cast<double>(found[i]) - static_cast<double>(expected[i]), 2);
+    }
+    return sum;
+  };
+  EXPECT_LT(error_of("gptq:int3.g16"), error_of("rtn:int3.g16"));
+}
+
+/// A rotation keeps the energy of every block of inputs and shares it out among them.
+TEST(Hadamard, StatisticsAreAboutInputsInTheirBasis) {
+  ThreadPool pool(2);
+  const RandomModel model({.seed = 11, .tied = true});
+  const auto graph = trace_model(model);
+  ASSERT_TRUE(graph);
+  FoldedModel turned(model);
+  ASSERT_TRUE(rotate(*graph, {}, turned, pool));
+  const CalibrationWindows windows{tokens_of(model.config(), 1), tokens_of(model.config(), 2)};
+  const auto plain = collect_statistics(model, windows, Needs::activations, pool);
+  const auto found = collect_statistics(turned, windows, Needs::activations, pool);
+  ASSERT_TRUE(plain && found);
+  const std::string prefix = "model.layers.1.";
+  for (const std::string& name : {prefix + "self_attn.q_proj.weight",
+                                  prefix + "mlp.down_proj.weight", std::string(embedding_name)}) {
+    SCOPED_TRACE(name);
+    const auto block = static_cast<std::size_t>(turned.input(name).hadamard);
+    ASSERT_GT(block, 1u);
+    const auto &before = plain->find(name)->second.mean_square,
+               &after = found->find(name)->second.mean_square;
+    float most = 0;  // by which one input changes
+    for (std::size_t first = 0; first < before.size(); first += block) {
+      float energy_before = 0, energy_after = 0;
+      for (std::size_t i = first; i < first + block; ++i) {
+        energy_before += before[i];
+        energy_after += after[i];
+        most = std::max(most, std::fabs(after[i] - before[i]) / before[i]);
+      }
+      EXPECT_NEAR(energy_after, energy_before, 1e-4f * energy_before);
+    }
+    EXPECT_GT(most, 0.1f);
+  }
+}
+
+/// No kernel reads groups of 8, so the numbers are multiplied as f32, in the same basis.
+TEST(Hadamard, ReachesSchemesWithoutAKernel) {
+  ThreadPool pool(2);
+  const RandomModel model({.seed = 12, .tied = true});
+  FoldedModel turned(model);
+  ASSERT_TRUE(rotate(*trace_model(model), {}, turned, pool));
+  const std::string down = "model.layers.0.mlp.down_proj.weight";
+  const QuantizedTensor exact = *turned.load(down);
+  const std::vector<float> numbers = decode(exact);
+  QuantizedTensor stored = *round_to_nearest({numbers.data(), exact.rows, exact.cols}, {},
+                                             *parse_scheme("int8.g8"), pool);
+  ASSERT_FALSE(pack(stored, pool));
+  QuantizedTensor decoded =
+      encode_plain(decode(stored), *parse_scheme("f32"), stored.rows, stored.cols);
+  stored.input = decoded.input = exact.input;
+  QuantizedModel with_stored(turned), with_decoded(turned);
+  with_stored.replace(down, std::move(stored));
+  with_decoded.replace(down, std::move(decoded));
+  EXPECT_EQ(logits_of(with_stored, pool), logits_of(with_decoded, pool));
 }
 
 TEST(Transforms, FoldWhatNeedsNoData) {
   ThreadPool pool(2);
   const RandomModel model({.seed = 10});
-  EXPECT_EQ(*fold_model(model, *parse_tensor_recipe("awq:int4.g32"), pool), nullptr);
-  EXPECT_NE(*fold_model(model, *parse_tensor_recipe("hadamard+rtn:int4.g32"), pool), nullptr);
+  const auto with = [&](std::string_view text) {
+    auto folded = fold_model(model, *parse_tensor_recipe(text), pool);
+    EXPECT_TRUE(folded) << folded.error().message();
+    return *std::move(folded);
+  };
+  const std::string down = "model.layers.0.mlp.down_proj.weight";
+  EXPECT_EQ(with("awq:int4.g32"), nullptr);
+  EXPECT_EQ(with("hadamard+rtn:int4.g32")->input(down).hadamard, 8);
+  EXPECT_EQ(with("hadamard-folded+rtn:int4.g32")->input(down).hadamard, 0);
 }
 
 TEST(Transforms, AreThoseOfTheRecipe) {

@@ -18,7 +18,8 @@ Result<std::unique_ptr<FoldedModel>> fold_model(const TensorSource& source,
     const auto graph = trace_model(source);
     if (!graph) return Error(graph.error());
     if (!model) model = std::make_unique<FoldedModel>(source);
-    if (Status done = rotate(*graph, *model, pool); !done) {
+    const RotateOptions options{.with_bases = transform->name == "hadamard"};
+    if (Status done = rotate(*graph, options, *model, pool); !done) {
       return std::move(done).error().in(transform->name);
     }
   }

@@ -16,7 +16,7 @@
 namespace lowbit {
 
 /// The model behind the recipe's transforms that need no data; null where there are none. `source`
-/// and the pool must outlive it. Errors: a source that lacks a tensor.
+/// and the pool must outlive it. Errors: a source that lacks a tensor or was rotated before.
 Result<std::unique_ptr<FoldedModel>> fold_model(const TensorSource& source,
                                                 const TensorRecipe& recipe, ThreadPool& pool);
 

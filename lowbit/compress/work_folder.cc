@@ -136,7 +136,7 @@ Status WorkFolder::finish_block(const Tensors& tensors, const std::string& hidde
     for (const auto& [name, tensor] : tensors) {
       std::vector<std::int64_t> shape{tensor.cols};
       if (tensor.rows > 1) shape.insert(shape.begin(), tensor.rows);
-      declarations.push_back({name, std::move(shape), tensor.scheme});
+      declarations.push_back({name, std::move(shape), tensor.scheme, tensor.input});
     }
     auto writer = create_lowbit_folder(block_path(n_finished_), "", {}, std::move(declarations));
     if (!writer) return std::move(writer).error();

@@ -366,6 +366,7 @@ QuantizedTensor QuantizedTensor::clone() const {
   copy.rows = rows;
   copy.cols = cols;
   copy.codes = codes;
+  copy.input = input;
   if (scale != nullptr) copy.scale = std::make_unique<QuantizedTensor>(scale->clone());
   if (zero != nullptr) copy.zero = std::make_unique<QuantizedTensor>(zero->clone());
   return copy;

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "lowbit/formats/basis.h"
 #include "lowbit/formats/scheme.h"
 
 namespace lowbit {
@@ -54,7 +55,8 @@ struct QuantizedTensor {
   std::int64_t rows = 0, cols = 0;  // numbers; cols runs along the input (K)
   CodeArray codes;                  // (rows, cols / code.dim)
   std::unique_ptr<QuantizedTensor> scale,
-      zero;  // (ceil(rows / group.rows), ceil(cols / group.cols))
+      zero;          // (ceil(rows / group.rows), ceil(cols / group.cols))
+  Basis input = {};  // of the inputs that the numbers multiply; decode() does not see it
 
   QuantizedTensor() = default;
   /// All codes zero. cols must be a multiple of code.dim; groups may be short at the end of a row.

@@ -25,6 +25,7 @@ struct TensorInfo {
   std::vector<std::int64_t> shape;  // outermost first; a vector is {n}, a number {1}
   Scheme scheme;
   std::int64_t n_bytes = 0;  // in the container, scales included
+  Basis input = {};
 
   std::int64_t rows() const;  // product of all but the innermost dimension; 1 for a vector
   std::int64_t cols() const;  // the innermost dimension

@@ -21,6 +21,7 @@ struct TensorDeclaration {
   std::string name;
   std::vector<std::int64_t> shape;  // outermost first
   Scheme scheme;
+  Basis input = {};
 };
 
 class CheckpointWriter {

@@ -51,6 +51,12 @@ class CompressedTensorsWriter final : public CheckpointWriter {
     writer->tensors_ = std::move(tensors);
     std::vector<SafetensorsFolder::Tensor> stored;
     for (const TensorDeclaration& tensor : writer->tensors_) {
+      if (!tensor.input.is_plain()) {
+        return Error(
+            fmt::format("{}: tensor {}: compressed-tensors has no place for the basis of "
+                        "its inputs ({}); leave out --convention or take hadamard-folded",
+                        folder, tensor.name, to_string(tensor.input)));
+      }
       if (Status status = writer->declare(tensor, activations, stored); !status) {
         return std::move(status).error().in(fmt::format("{}: tensor {}", folder, tensor.name));
       }

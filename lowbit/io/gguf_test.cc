@@ -252,6 +252,12 @@ TEST_F(Gguf, TheWriterSaysWhatDoesNotFit) {
                              "int3.g32.asym", "e4m3.block128"}) {
     EXPECT_NE(message(scheme, {2, 256}).find("GGUF has no type"), std::string::npos) << scheme;
   }
+  auto turned = create_gguf(path, {}, {{"w", {2, 32}, *parse_scheme("q8_0"), {16}}});
+  ASSERT_FALSE(turned);
+  EXPECT_EQ(turned.error().message(),
+            path +
+                ": tensor w: GGUF has no place for the basis of its inputs (hadamard 16); write a "
+                "folder (-o DIR/) or take hadamard-folded");
   auto writer = create_gguf(path, {}, {{"w", {2, 32}, *parse_scheme("q8_0")}});
   ASSERT_TRUE(writer);
   EXPECT_FALSE((*writer)->add(QuantizedTensor(*parse_scheme("q8_0"), 2, 64)));

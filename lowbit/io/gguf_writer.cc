@@ -132,6 +132,12 @@ class GgufWriter final : public CheckpointWriter {
     std::unordered_set<std::string> names;
     for (TensorDeclaration& tensor : tensors) {
       auto fits = fits_gguf(tensor.scheme, tensor.shape);
+      if (fits && !tensor.input.is_plain()) {
+        fits =
+            Error(fmt::format("GGUF has no place for the basis of its inputs ({}); write a folder "
+                              "(-o DIR/) or take hadamard-folded",
+                              to_string(tensor.input)));
+      }
       if (!fits) return std::move(fits).error().in("tensor " + tensor.name);
       const BlockLayout* layout = layout_for_scheme(tensor.scheme);
       bool is_new = names.insert(tensor.name).second;

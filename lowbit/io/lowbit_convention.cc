@@ -59,6 +59,23 @@ void append_arrays(Tensor& tensor, std::vector<Array*>& out) {
   if (tensor.zero) append_arrays<Tensor>(*tensor.zero, out);
 }
 
+constexpr std::string_view hadamard_key = "hadamard";
+
+Error broken(std::string_view where);
+
+/// Whatever else stands in a basis would change the numbers, so it is refused.
+Result<Basis> read_basis(const Json& json, std::int64_t n_inputs) {
+  Basis basis;
+  if (!json.is_object() || json.size() != 1 || !json.contains(hadamard_key) ||
+      !json[hadamard_key].is_number_integer()) {
+    return broken("input");
+  }
+  basis.hadamard = json[hadamard_key].get<std::int64_t>();
+  if (basis.hadamard < 1) return broken("hadamard");
+  if (Status status = check_basis(basis, n_inputs); !status) return std::move(status).error();
+  return basis;
+}
+
 Error broken(std::string_view where) {
   return Error(
       fmt::format("the description of the lowbit convention is broken at {}; the file is "
@@ -146,14 +163,17 @@ Json structure_of(const Scheme& scheme) {
 
 Json description(const std::vector<NamedTensor>& tensors) {
   Json json{{"quant_method", quant_method},
-            {"version", version},
+            {"version", first_version},
             {"schemes", Json::object()},
             {"tensors", Json::object()}};
   for (const NamedTensor& tensor : tensors) {
-    if (is_plain_float(tensor.scheme)) continue;
+    if (is_plain_float(tensor.scheme) && tensor.input.is_plain()) continue;
     const std::string scheme = to_string(tensor.scheme);
     json["schemes"][scheme] = structure_of(tensor.scheme);
     json["tensors"][tensor.name] = {{"scheme", scheme}, {"shape", tensor.shape}};
+    if (tensor.input.is_plain()) continue;
+    json["version"] = basis_version;
+    json["tensors"][tensor.name]["input"] = {{hadamard_key, tensor.input.hadamard}};
   }
   return json;
 }
@@ -162,11 +182,12 @@ Result<std::vector<NamedTensor>> read_description(const Json& json) {
   if (!json.is_object()) return broken("its start");
   const auto stated = json.find("version");
   if (stated == json.end() || !stated->is_number_integer()) return broken("version");
-  if (stated->get<std::int64_t>() != version) {
+  const auto stated_version = stated->get<std::int64_t>();
+  if (stated_version < first_version || stated_version > basis_version) {
     return Error(
-        fmt::format("it is in version {} of the lowbit convention, this lowbit reads {}; "
+        fmt::format("it is in version {} of the lowbit convention, this lowbit reads {} and {}; "
                     "use the lowbit that wrote it, or a newer one",
-                    stated->get<std::int64_t>(), version));
+                    stated_version, first_version, basis_version));
   }
   const auto schemes = json.find("schemes"), listed = json.find("tensors");
   if (schemes == json.end() || !schemes->is_object()) return broken("schemes");
@@ -202,6 +223,11 @@ Result<std::vector<NamedTensor>> read_description(const Json& json) {
     // The widest code is 32 bits: what is small in bits is small in bytes of every plane.
     constexpr std::int64_t max_bits = 32;
     if (!n_numbers || !checked_mul(*n_numbers, max_bits)) return broken(name);
+    if (const auto input = entry.find("input"); input != entry.end()) {
+      auto basis = read_basis(*input, cols_of(tensor.shape));
+      if (!basis) return std::move(basis).error().in("tensor " + shown(name));
+      tensor.input = *basis;
+    }
     auto fits = fits_lowbit(tensor.scheme, tensor.shape);
     if (!fits) return std::move(fits).error().in("tensor " + shown(name));
     tensors.push_back(std::move(tensor));

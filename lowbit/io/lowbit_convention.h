@@ -16,7 +16,8 @@
 namespace lowbit::convention {
 
 inline constexpr std::string_view quant_method = "lowbit";
-inline constexpr int version = 1;
+/// The oldest that says all: 2 where a tensor has a basis, else 1. Both are read.
+inline constexpr int first_version = 1, basis_version = 2;
 /// Of the header's __metadata__: holds the text of description().
 inline constexpr std::string_view metadata_key = "lowbit";
 inline constexpr std::string_view model_file = "model.safetensors", config_file = "config.json";
@@ -49,12 +50,13 @@ struct NamedTensor {
   std::string name;
   std::vector<std::int64_t> shape;
   Scheme scheme;
+  Basis input = {};
 };
 /// {"quant_method", "version", "schemes": {SCHEME: structure}, "tensors": {NAME: {"scheme",
-/// "shape"}}}: all tensors that are not plain floats.
+/// "shape", "input"}}}: all tensors that are not plain floats or have a basis.
 Json description(const std::vector<NamedTensor>& tensors);
 /// The same back. Errors: another version, an unknown scheme, a scheme whose structure is not what
-/// its name means here.
+/// its name means here, a basis that does not fit the shape.
 Result<std::vector<NamedTensor>> read_description(const Json& json);
 
 /// rows, cols of a shape: all but the innermost dimension together, and the innermost.

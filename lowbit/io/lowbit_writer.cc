@@ -38,7 +38,7 @@ class LowbitWriter final : public CheckpointWriter {
       if (Status fits = fits_lowbit(tensor.scheme, tensor.shape); !fits) {
         return std::move(fits).error().in("tensor " + tensor.name).in(folder);
       }
-      named.push_back({tensor.name, tensor.shape, tensor.scheme});
+      named.push_back({tensor.name, tensor.shape, tensor.scheme, tensor.input});
       writer->first_plane_.push_back(planes.size());
       for (const auto& info : convention::plane_infos(tensor.scheme, tensor.shape)) {
         planes.push_back({tensor.name + info.suffix, info.dtype, info.shape, info.n_bytes});
@@ -75,6 +75,9 @@ class LowbitWriter final : public CheckpointWriter {
                                declared.name, fmt::join(declared.shape, " x "),
                                to_string(declared.scheme), tensor.rows, tensor.cols,
                                to_string(tensor.scheme)));
+    }
+    if (!(tensor.input == declared.input)) {
+      return Error(fmt::format("tensor {} has another basis than was declared", declared.name));
     }
     auto arrays = convention::planes_of(tensor);
     const CodeArray table = convention::table_plane(tensor.scheme);

@@ -116,7 +116,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
         entry.planes.push_back(plane);
         n_bytes += info.n_bytes;
       }
-      infos_.push_back({tensor.name, tensor.shape, tensor.scheme, n_bytes});
+      infos_.push_back({tensor.name, tensor.shape, tensor.scheme, n_bytes, tensor.input});
       entries_.push_back(std::move(entry));
     }
     for (const SafetensorsEntry& entry : file.entries) {
@@ -139,6 +139,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
       return load_blocks(*entry.layout, entry.planes[0]->bytes, info.rows(), info.cols(), pool);
     }
     QuantizedTensor tensor(entry.scheme, info.rows(), info.cols());
+    tensor.input = info.input;
     auto arrays = convention::planes_of(tensor);
     CodeArray table = convention::table_plane(entry.scheme);
     if (table.width() != 0) arrays.push_back(&table);

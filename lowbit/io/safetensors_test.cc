@@ -395,7 +395,7 @@ TEST_F(Safetensors, DescriptionsThatCannotBe) {
     write_bytes(path, bytes);
     return message_of(folder / "out");
   };
-  expect_has(with(R"(\"version\":1)", R"(\"version\":2)"), "version 2 of the lowbit convention");
+  expect_has(with(R"(\"version\":1)", R"(\"version\":3)"), "version 3 of the lowbit convention");
   expect_has(with(R"(\"group\":[1,32])", R"(\"group\":[1,64])"), "another structure");
   expect_has(with(R"(\"shape\":[2,64])", R"(\"shape\":[2,65])"), "needs 'w'.codes as U8");
   expect_has(with(R"(\"shape\":[2,64])", R"(\"shape\":[0,64])"), "broken at 'w'");
@@ -404,6 +404,46 @@ TEST_F(Safetensors, DescriptionsThatCannotBe) {
   expect_has(with(R"("lowbit":"{)", R"("lowbot":"{)"), "has no description");
   write_bytes(path, good);
   EXPECT_EQ(message_of(folder / "out"), "no error");
+}
+
+TEST_F(Safetensors, BasesAreStoredAndChecked) {
+  std::mt19937 random(9);
+  Model model;
+  model.add("w", "int4.g32", {2, 96}, random);
+  model.add("plain", "f16", {3, 96}, random);
+  model.add("straight", "int4.g32", {2, 96}, random);
+  for (const std::size_t i : {0u, 1u}) {
+    model.declared[i].input.hadamard = model.tensors[i].input.hadamard = 32;
+  }
+  ASSERT_TRUE(model.write(folder / "out"));
+  const fs::path path = folder / "out/model.safetensors";
+  const std::string good = read_bytes(path);
+  EXPECT_NE(good.find(R"(\"version\":2)"), std::string::npos) << "old readers must refuse it";
+  const auto checkpoint = open_checkpoint((folder / "out").string());
+  ASSERT_TRUE(checkpoint) << checkpoint.error().message();
+  for (std::size_t i = 0; i < model.tensors.size(); ++i) {
+    const auto index = static_cast<std::size_t>((*checkpoint)->index_of(model.declared[i].name));
+    EXPECT_EQ((*checkpoint)->tensors()[index].input, model.tensors[i].input);
+    const auto tensor = (*checkpoint)->load(index, nullptr);
+    ASSERT_TRUE(tensor) << tensor.error().message();
+    EXPECT_EQ(tensor->input, model.tensors[i].input);
+    expect_equal_planes(*tensor, model.tensors[i]);
+  }
+  const auto with = [&](const std::string& from, const std::string& to) {
+    std::string bytes = good;
+    EXPECT_EQ(from.size(), to.size());
+    bytes.replace(bytes.find(from), from.size(), to);
+    write_bytes(path, bytes);
+    return message_of(folder / "out");
+  };
+  expect_has(with(R"(\"hadamard\":32)", R"(\"hadamard\":64)"), "not whole blocks of 64");
+  expect_has(with(R"(\"hadamard\":32)", R"(\"hadamard\":24)"), "a power of two, not of 24");
+  expect_has(with(R"(\"hadamard\":32)", R"(\"hadamard\":-8)"), "broken at 'hadamard'");
+  expect_has(with(R"(\"hadamard\":32)", R"(\"hadamerd\":32)"), "broken at 'input'");
+  model.declared[2].input.hadamard = 32;
+  const Status other = model.write(folder / "other");
+  ASSERT_FALSE(other);
+  expect_has(other.error().message(), "another basis than was declared");
 }
 
 TEST_F(Safetensors, MutatedFilesNeverCrash) {

@@ -681,11 +681,14 @@ Result<PackedMatrix> pack(const QuantizedTensor& w, ThreadPool& pool, SlabMemory
   auto layout = lay_out_panels(w.scheme, w.rows, w.cols);
   if (!layout) return std::move(layout).error();
   constexpr std::int64_t panels_per_chunk = 4;
-  return Packing(*std::move(layout), w, memory)
-      .run(pool, panels_per_chunk,
-           [&](std::int64_t /*first*/, std::int64_t /*last*/, std::size_t /*thread*/) {
-             return PartOfMatrix{w, 0};
-           });
+  PackedMatrix packed =
+      Packing(*std::move(layout), w, memory)
+          .run(pool, panels_per_chunk,
+               [&](std::int64_t /*first*/, std::int64_t /*last*/, std::size_t /*thread*/) {
+                 return PartOfMatrix{w, 0};
+               });
+  packed.set_input(w.input);
+  return packed;
 }
 
 Result<PackedMatrix> pack(const RowSource& w, ThreadPool& pool, SlabMemory* memory) {

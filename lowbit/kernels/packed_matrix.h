@@ -54,6 +54,9 @@ class PackedMatrix {
   std::int64_t rows() const { return view_.rows; }  // outputs N
   std::int64_t cols() const { return view_.cols; }  // inputs K
   const Scheme& scheme() const { return scheme_; }
+  /// Of the inputs that products read; whoever prepares them applies it.
+  const Basis& input() const { return input_; }
+  void set_input(const Basis& input) { input_ = input; }
   /// Memory the kernels read, padding included.
   std::int64_t n_bytes() const;
   const PanelView& view() const { return view_; }
@@ -67,6 +70,7 @@ class PackedMatrix {
   void assemble(PanelLayout layout, std::shared_ptr<const std::byte> panels);
 
   Scheme scheme_;
+  Basis input_;
   PanelView view_;  // its pointers lead to the members below, whose heap addresses never change
   std::shared_ptr<const std::byte> panels_;
   std::int64_t n_panels_bytes_ = 0;

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "lowbit/formats/basis.h"
+
 namespace lowbit {
 
 inline constexpr int reduction_lanes = 16;
@@ -38,6 +40,10 @@ struct VectorKernels {
 
   /// m = max(x); p = exp(x - m); l = lanes of lane + p; out = p / l.
   void (*softmax)(const float* x, std::int64_t n, float* out);
+
+  /// out = every block of x times the orthonormal Hadamard matrix: the additions of
+  /// formats/basis.h in their order. n: whole blocks; block: a power of two. out may be x.
+  void (*hadamard)(const float* x, std::int64_t block, std::int64_t n, float* out);
 
   /// binary16 bits, ties to even.
   void (*to_half)(const float* x, std::int64_t n, std::uint16_t* out);

@@ -133,6 +133,45 @@ void row_softmax(const float* x, std::int64_t n, float* out) {
       });
 }
 
+/// a[i] + a[i + h] in lane i, where i has the bit h clear, and a[i] - a[i + h] in lane i + h.
+template <int h>
+LOWBIT_PRIMITIVE f32x16 butterfly(f32x16 a, const std::int32_t* lanes) {
+  std::int32_t partner[n_lanes];
+  float sign[n_lanes];
+  for (int i = 0; i < n_lanes; ++i) {
+    partner[i] = lanes[i] ^ h;
+    sign[i] = (i & h) == 0 ? 1.0f : -1.0f;
+  }
+  // The product with a sign is exact, so this rounds once like an addition.
+  return fma(a, load(sign), lookup16(a, load(partner)));
+}
+
+/// The stages inside a vector, then those between vectors h apart.
+void row_hadamard(const float* x, std::int64_t block, std::int64_t n, float* out) {
+  constexpr std::int32_t lanes[n_lanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const f32x16 factor = splat(hadamard_factor(block));
+  const bool is_inside = block <= n_lanes;
+  for_vectors(
+      n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+        f32x16 a = load_some(x + i, count);
+        if (block > 1) a = butterfly<1>(a, lanes);
+        if (block > 2) a = butterfly<2>(a, lanes);
+        if (block > 4) a = butterfly<4>(a, lanes);
+        if (block > 8) a = butterfly<8>(a, lanes);
+        store_some(out + i, is_inside ? mul(a, factor) : a, count);
+      });
+  for (std::int64_t h = n_lanes; h < block; h *= 2) {
+    const f32x16 last_factor = 2 * h < block ? splat(1.0f) : factor;
+    for (std::int64_t first = 0; first < n; first += 2 * h) {
+      for (float* p = out + first; p < out + first + h; p += n_lanes) {
+        const f32x16 a = load(p), b = load(p + h);
+        store(p, mul(add(a, b), last_factor));
+        store(p + h, mul(sub(a, b), last_factor));
+      }
+    }
+  }
+}
+
 /// 16 halves to memory, of the last vector the first `count`.
 LOWBIT_PRIMITIVE void store_f16_some(std::uint16_t* p, f32x16 a, int count) {
   if (count == n_lanes) return store_f16(p, a);
@@ -155,4 +194,5 @@ constexpr VectorKernels vector_kernels{.rms_norm = row_rms_norm,
                                        .rope_rotate = row_rope_rotate,
                                        .max = row_max,
                                        .softmax = row_softmax,
+                                       .hadamard = row_hadamard,
                                        .to_half = row_to_half};

@@ -2,12 +2,14 @@
 // The scalar reference: the definitions of vector_ops.h read aloud, never optimised.
 #include "lowbit/kernels/vector_ops.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 
 #include "lowbit/base/half.h"
 #include "lowbit/base/math.h"
+#include "lowbit/formats/basis.h"
 
 namespace lowbit {
 namespace {
@@ -82,13 +84,18 @@ void softmax(const float* x, std::int64_t n, float* out) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = out[i] / l;
 }
 
+void hadamard(const float* x, std::int64_t block, std::int64_t n, float* out) {
+  std::copy_n(x, n, out);
+  apply_hadamard(block, {out, static_cast<std::size_t>(n)});
+}
+
 void to_half(const float* x, std::int64_t n, std::uint16_t* out) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = float_to_half(x[i]);
 }
 
 }  // namespace
 
-const VectorKernels reference_vector_kernels{rms_norm,    add, scale,   silu_mul,
-                                             rope_rotate, max, softmax, to_half};
+const VectorKernels reference_vector_kernels{rms_norm, add,     scale,    silu_mul, rope_rotate,
+                                             max,      softmax, hadamard, to_half};
 
 }  // namespace lowbit

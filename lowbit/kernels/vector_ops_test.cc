@@ -60,6 +60,14 @@ const std::vector<Operation>& operations() {
       {"rope_rotate", [](K k, In, In y, N n, float* out) { k.rope_rotate(out, y, y + n, n); }},
       {"max", [](K k, In x, In, N n, float* out) { *out = k.max(x, n); }},
       {"softmax", [](K k, In x, In, N n, float* out) { k.softmax(x, n, out); }},
+      {"hadamard 1", [](K k, In x, In, N n, float* out) { k.hadamard(x, 1, n, out); }},
+      {"hadamard 2", [](K k, In x, In, N n, float* out) { k.hadamard(x, 2, n / 2 * 2, out); }},
+      {"hadamard 8", [](K k, In x, In, N n, float* out) { k.hadamard(x, 8, n / 8 * 8, out); }},
+      {"hadamard 16 in place",
+       [](K k, In, In, N n, float* out) { k.hadamard(out, 16, n / 16 * 16, out); }},
+      {"hadamard 32", [](K k, In x, In, N n, float* out) { k.hadamard(x, 32, n / 32 * 32, out); }},
+      {"hadamard 64 in place",
+       [](K k, In, In, N n, float* out) { k.hadamard(out, 64, n / 64 * 64, out); }},
       {"to_half",
        [](K k, In x, In, N n, float* out) {
          std::vector<std::uint16_t> halves(static_cast<std::size_t>(n) + 1, 0x1234);
@@ -123,6 +131,30 @@ TEST(VectorOps, RmsNormIsNearTheTruth) {
     for (std::size_t i = 0; i < out.size(); ++i) {
       const double truth = x[i] * r * w[i];
       EXPECT_NEAR(out[i], truth, bound * std::abs(truth) + 1e-40);
+    }
+  }
+}
+
+/// log2(block) additions and a product with a factor that is half a rounding off, each of at most
+/// the sum of the absolute numbers.
+TEST(VectorOps, HadamardIsTheSylvesterMatrix) {
+  for (const std::int64_t block : {1, 2, 4, 16, 64, 512}) {
+    const std::int64_t n = 3 * block;
+    const std::vector<float> x = numbers(n, seed);
+    std::vector<float> out(x.size());
+    reference_vector_kernels.hadamard(x.data(), block, n, out.data());
+    const double scale = 1 / std::sqrt(static_cast<double>(block));
+    const double n_roundings = std::log2(static_cast<double>(block)) + 2;
+    for (std::int64_t i = 0; i < n; ++i) {
+      double truth = 0, sum = 0;
+      for (std::int64_t j = i / block * block; j < (i / block + 1) * block; ++j) {
+        const auto row = static_cast<std::uint64_t>(i % block);
+        const bool is_negative = std::popcount(row & static_cast<std::uint64_t>(j % block)) % 2;
+        const double number = static_cast<double>(x[static_cast<std::size_t>(j)]) * scale;
+        truth += is_negative ? -number : number;
+        sum += std::abs(number);
+      }
+      EXPECT_NEAR(out[static_cast<std::size_t>(i)], truth, n_roundings * eps * sum + 1e-40);
     }
   }
 }

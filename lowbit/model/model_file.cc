@@ -136,7 +136,8 @@ Status ModelFile::name_tensors() {
                        .shape = info.shape,
                        .scheme = info.scheme,
                        .n_bytes = info.n_bytes,
-                       .index = index};
+                       .index = index,
+                       .input = info.input};
     if (is_ignored(info.name) || (is_gguf && info.name == rope_divisors_name)) continue;
     auto canonical = is_gguf ? canonical_from_gguf(info.name) : std::optional(info.name);
     if (canonical && !gguf_from_canonical(*canonical)) canonical.reset();

@@ -33,6 +33,7 @@ struct ModelTensor {
   std::size_t index = 0;     // in the container
   std::int64_t permuted_heads =
       0;  // rows are stored [h, d/2, 2] for this many heads; 0: as they are
+  Basis input = {};
 
   std::int64_t rows() const { return shape.size() < 2 ? 1 : shape[0]; }
   std::int64_t cols() const { return shape.empty() ? 1 : shape.back(); }

@@ -170,7 +170,7 @@ Result<ModelWriter> ModelWriter::create(const ModelFile& source, const std::stri
     if (is_gguf && !tensor.source->is_matrix()) tensor.scheme = plain_f32();
     std::string name = tensor.source->name;
     if (is_gguf) name = gguf_from_canonical(name).value_or(name);
-    declarations.push_back({std::move(name), tensor.source->shape, tensor.scheme});
+    declarations.push_back({std::move(name), tensor.source->shape, tensor.scheme, tensor.input});
   }
   if (is_gguf) {
     auto metadata = gguf_metadata(source);

@@ -42,6 +42,7 @@ struct OutputTensor {
   const ModelTensor* source = nullptr;
   Scheme
       scheme;  // vectors in GGUF are written as f32 whatever stands here: its readers expect that
+  Basis input = {};
 };
 
 class ModelWriter {

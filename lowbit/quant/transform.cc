@@ -9,7 +9,9 @@ namespace {
 
 constexpr std::array transforms{
     Transform{"hadamard", Needs::weights,
-              "rotates what flows between matrices, where that folds into the weights"},
+              "rotates what flows between matrices, so that no input sticks out"},
+    Transform{"hadamard-folded", Needs::weights,
+              "the rotations of hadamard that leave nothing to do at run time, for GGUF"},
     Transform{"smoothquant", Needs::activations,
               "moves the range of large inputs into the weights, for int8 activations"},
     Transform{"awq", Needs::activations,

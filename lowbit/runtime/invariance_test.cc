@@ -176,8 +176,15 @@ TEST(Invariance, FloatActivationsTiedHead) {
   expect_same_bits(model, {.activations = Activations::f32, .kv = KvKind::f32});
 }
 
-TEST(Invariance, TokenActivations) {
-  const RandomModel model({.seed = 4, .schemes = {"int4.channel", "int8.channel", "q4_k", "q8_0"}});
+/// Every second matrix reads its inputs in a basis, some of them beside others that do not.
+TEST(Invariance, TokenActivationsAndBases) {
+  RandomModel model({.seed = 4, .schemes = {"int4.channel", "int8.channel", "q4_k", "q8_0"}});
+  bool is_turned = true;
+  for (auto& [name, tensor] : model.tensors()) {
+    if (tensor.rows == 1) continue;
+    if (is_turned) tensor.input.hadamard = hadamard_block_of(tensor.cols, tensor.cols);
+    is_turned = !is_turned;
+  }
   expect_same_bits(model, {.activations = Activations::int8_token, .kv = KvKind::int4_g64});
 }
 

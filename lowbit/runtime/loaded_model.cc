@@ -123,8 +123,9 @@ std::vector<std::string> LoadedModel::describe() const {
   std::vector<std::pair<std::string, std::int64_t>> lines;  // and how many matrices it is about
   const auto add = [&](std::string_view role, const Weight& weight) {
     const std::string line = fmt::format(
-        "{} ({} x {}): {}, a={}, decode {}, prefill {}", role, weight.rows, weight.cols,
+        "{} ({} x {}): {}, a={}{}, decode {}, prefill {}", role, weight.rows, weight.cols,
         to_string(weight.scheme), name_of(weight.activations),
+        weight.input.is_plain() ? "" : " of x after " + to_string(weight.input),
         backend_->kernel_name(weight, n_decode), backend_->kernel_name(weight, n_prefill));
     const auto at = std::ranges::find(lines, line, &std::pair<std::string, std::int64_t>::first);
     if (at != lines.end()) {

@@ -55,6 +55,10 @@ class RandomModel : public TensorSource {
   Result<QuantizedTensor> load(std::string_view name) const override {
     return tensors_.at(std::string(name)).clone();
   }
+  Basis input(std::string_view name) const override {
+    const auto at = tensors_.find(std::string(name));
+    return at == tensors_.end() ? Basis() : at->second.input;
+  }
   void drop(std::string_view) const override {}
 
   ModelConfig& config() { return config_; }

@@ -28,6 +28,10 @@ class FileTensors final : public TensorSource {
     if (tensor == nullptr) return Error(fmt::format("there is no tensor {}", name));
     return file_.load(*tensor, &pool_);
   }
+  Basis input(std::string_view name) const override {
+    const ModelTensor* tensor = file_.find(name);
+    return tensor != nullptr ? tensor->input : Basis();
+  }
   std::optional<RowSource> rows(std::string_view name) const override {
     const ModelTensor* tensor = file_.find(name);
     return tensor != nullptr ? file_.rows_of(*tensor) : std::nullopt;
@@ -182,8 +186,9 @@ Status bind_matrix(const Wanted& want, QuantizedTensor tensor, Backend& backend,
   auto packed = backend.pack(tensor, activations_of(want, options));
   if (!packed && options.decode_without_kernel && has_finite_scales(tensor)) {
     const Scheme f32 = *parse_scheme("f32");
-    packed = backend.pack(encode_plain(decode(tensor), f32, tensor.rows, tensor.cols),
-                          activations_of(want, options));
+    QuantizedTensor decoded = encode_plain(decode(tensor), f32, tensor.rows, tensor.cols);
+    decoded.input = tensor.input;
+    packed = backend.pack(decoded, activations_of(want, options));
   }
   if (!packed) return std::move(packed).error();
   *want.matrix = *std::move(packed);

@@ -33,6 +33,8 @@ class TensorSource {
   virtual const ModelConfig& config() const = 0;
   virtual std::optional<Shape> shape(std::string_view name) const = 0;
   virtual Result<QuantizedTensor> load(std::string_view name) const = 0;
+  /// The basis that load() gives the matrix.
+  virtual Basis input(std::string_view /*name*/) const { return {}; }
   /// The same a few rows at a time; nothing where that cannot be.
   virtual std::optional<RowSource> rows(std::string_view /*name*/) const { return std::nullopt; }
   /// The tensor will be loaded soon.
