@@ -31,13 +31,14 @@ def methods(teacher: Path, text: Path, calibration: Path) -> str:
     """The sweep's table, and which of the orders hold."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     prefix = FOLDER / f"methods-{teacher.stem}"
-    command = [LOWBIT, "eval", "-m", teacher, "--text", quality.evaluation_text(text), "--windows", 16, "--calibration", calibration]
+    command = [LOWBIT, "eval", "-m", teacher, "--text", quality.evaluation_text(text), "--windows", 16]
+    command += ["--calibration", calibration, "--calibration-windows", quality.CALIBRATION_WINDOWS]
     done = subprocess.run(list(map(str, [*command, "--sweep", METHODS, "-o", prefix, "--json"])), stdout=subprocess.PIPE, text=True)
     if not done.stdout:
         raise Failed(f"the sweep of {METHODS.name} failed")
     found = {point["recipe"]: point for point in json.loads(done.stdout)["points"]}
     lines = [
-        f"`lowbit eval -m {teacher.name} --text TEXT --windows 16 --calibration calibration.txt --sweep scripts/recipes/{METHODS.name}`\n",
+        f"`lowbit eval -m {teacher.name} --text TEXT --windows 16 --calibration calibration.txt --calibration-windows {quality.CALIBRATION_WINDOWS} --sweep scripts/recipes/{METHODS.name}`\n",
         prefix.with_name(prefix.name + ".md").read_text(), "| diverges less | KL divergence | than | KL divergence | |", "|---|---:|---|---:|---|",
     ]  # fmt: skip
     for better, worse in ORDER:
@@ -77,7 +78,7 @@ def tasks(teacher: Path, calibration: Path) -> str:
     mean, error = share([float(r) for r in right])
     lines = [
         f"`scripts/cloze-tasks -o items.jsonl` ({n} items), then for each recipe `lowbit quantize -m {teacher.name} --recipe RECIPE --calibration"
-        " calibration.txt -o X/` and `lowbit eval -m X --recipe a=f32,kv=f32 --tasks items.jsonl`; the change is paired, item by item\n",
+        f" calibration.txt --calibration-windows {quality.CALIBRATION_WINDOWS} -o X/` and `lowbit eval -m X --recipe a=f32,kv=f32 --tasks items.jsonl`; the change is paired, item by item\n",
         "| weights | recipe | acc | change in points | retained |", "|---|---|---:|---:|---:|",
         f"| source | f16 | {mean:.2%} ± {error:.2%} | | |",
     ]  # fmt: skip
@@ -86,7 +87,8 @@ def tasks(teacher: Path, calibration: Path) -> str:
         made = folder / f"{recipe.replace(':', '-')}/"
         if not samples.exists() and not made.exists():
             say(f"quantizing {recipe}")
-            output([LOWBIT, "quantize", "-m", teacher, "--recipe", recipe, "--calibration", calibration, "--no-self-test", "-o", f"{made}/"])
+            learned = ["--calibration", calibration, "--calibration-windows", quality.CALIBRATION_WINDOWS]
+            output([LOWBIT, "quantize", "-m", teacher, "--recipe", recipe, *learned, "--no-self-test", "-o", f"{made}/"])
         found = answers(made, items, samples)
         shutil.rmtree(made, ignore_errors=True)
         got = [a["chosen"] == a["answer"] for a in found]

@@ -27,6 +27,7 @@ TARGETS = [3, 3.5, 4, 4.5, 5.5]  # bits per weight at which fronts are compared
 NEAR = 0.01  # sizes within this share are equal
 BYTES_OF_TEXT = 60_000
 N_SLICES, BYTES_OF_SLICE = 128, 1_800  # about 512 tokens each
+CALIBRATION_WINDOWS = 64  # of 512 tokens for our methods: half of what the peer's matrix comes from
 CACHE = Path(os.environ.get("LOWBIT_CACHE", ROOT / "cache"))
 FOLDER = (CACHE / "compare/quality").resolve()  # files are known by their paths
 
@@ -56,7 +57,7 @@ def evaluation_text(text: Path) -> Path:
 
 
 def slices(calibration: Path) -> Path:
-    """As much of the calibration text as our methods read of it, 128 slices spread evenly as they spread their windows."""
+    """128 slices of the calibration text, spread evenly as our methods spread their windows."""
     data = calibration.read_bytes()
     path = FOLDER / f"{calibration.stem}-{sha8(calibration)}-{N_SLICES}.txt"
     step = max(1, len(data) // N_SLICES)
@@ -159,7 +160,7 @@ def sweep(source: Path, text: Path, calibration: Path, windows: int, lines: list
     listed = prefix.with_name(prefix.name + ".list.txt")
     listed.write_text("\n".join(lines) + "\n")
     command = [LOWBIT, "eval", "-m", source, "--text", text, "--windows", windows, "--calibration", calibration]
-    command += ["--sweep", listed, "-o", prefix, "--json"]
+    command += ["--calibration-windows", CALIBRATION_WINDOWS, "--sweep", listed, "-o", prefix, "--json"]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     if not done.stdout:
         raise Failed(f"{' '.join(map(str, command))}: exit {done.returncode}")
