@@ -30,6 +30,17 @@ def test_the_file_is_as_large_as_the_table_says(model, tmp_path):
     assert lowbit("eval", "-m", made, "--text", __file__, "-c", "16", "--windows", "2").code == 0
 
 
+@pytest.mark.parametrize("method", ["hadamard+rtn", "hadamard-folded+rtn"])
+def test_what_a_transform_adds_to_the_file_counts(method, model, tmp_path):
+    """Norms become f32, and a matrix with a basis has a line of its own in the description."""
+    made = tmp_path / "made"
+    arguments = ["quantize", "-m", model, "--recipe", method, "--candidates", "int4.g32,int6.g32,int8.g32", "-o", f"{made}/", "--no-self-test", "--json"]
+    size = lowbit(*arguments, "--target-bpw", "6", "--dry-run").json["bytes"]
+    done = lowbit(*arguments, "--target-size", size)
+    assert done.code == 0, done.err
+    assert done.json["mix"]["bytes"] == done.json["bytes"] <= size
+
+
 def test_a_second_target_measures_nothing(model, tmp_path):
     arguments = ["quantize", "-m", model, "--candidates", "int4.g32,int8.g32", "-o", f"{tmp_path}/made/", "--dry-run", "--json"]
     first = lowbit(*arguments, "--target-bpw", "6")

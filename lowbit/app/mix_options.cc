@@ -12,6 +12,7 @@
 #include "lowbit/compress/kld_target.h"
 #include "lowbit/compress/quantize.h"
 #include "lowbit/compress/sensitivity_cache.h"
+#include "lowbit/compress/transforms.h"
 #include "lowbit/model/tokenizer.h"
 
 namespace lowbit::app {
@@ -174,6 +175,10 @@ Result<Mix> choose_by_words(const ModelFile& file, const MixWords& words,
   std::optional<double> max_kld;
   if (Status parsed = parse_target(words, options.target, max_kld); !parsed)
     return std::move(parsed).error();
+  const auto stored = tensors_of(file, pool);
+  const auto folded = fold_model(*stored, base, pool);
+  if (!folded) return Error(folded.error());
+  if (!base.transforms.empty()) options.transformed = *folded ? folded->get() : stored.get();
   const auto estimator = estimator_named(words.estimator);
   if (!estimator) return Error(estimator.error());
   auto calibration = read_windows(file, calibration_path);

@@ -181,10 +181,8 @@ class Chooser {
                                return fits(container_, scheme, tensor);
                              });
     if (!plan) return std::move(plan).error();
-    std::vector<OutputTensor> outputs;
-    for (const TensorPlan& entry : plan->tensors)
-      outputs.push_back({entry.tensor, entry.scheme, entry.tensor->input});
-    auto writer = ModelWriter::create(file_, options_.output, outputs);
+    auto writer =
+        ModelWriter::create(file_, options_.output, outputs_of(*plan, options_.transformed));
     if (!writer) return std::move(writer).error();
     return writer->file_bytes();
   }

@@ -54,7 +54,8 @@ struct MixOptions {
   MixTarget target;
   std::string output;  // whose container and file size count
   const Rounder* rounder = nullptr;
-  std::vector<Rule> rules;  // come before the choice
+  std::vector<Rule> rules;                    // come before the choice
+  const TensorSource* transformed = nullptr;  // the model behind the recipe's transforms, if any
 };
 
 /// Errors: a target that cannot be reached, with the least that can; a candidate that fits nowhere.

@@ -156,4 +156,16 @@ Result<ModelPlan> plan_tensors(const ModelFile& model, const std::optional<Tenso
   return plan;
 }
 
+std::vector<OutputTensor> outputs_of(const ModelPlan& plan, const TensorSource* transformed) {
+  static const Scheme f32 = *parse_scheme("f32");
+  std::vector<OutputTensor> outputs;
+  for (const TensorPlan& entry : plan.tensors) {
+    const bool is_float = transformed != nullptr && !entry.tensor->is_matrix();
+    outputs.push_back(
+        {entry.tensor, is_float ? f32 : entry.scheme,
+         transformed != nullptr ? transformed->input(entry.tensor->name) : entry.tensor->input});
+  }
+  return outputs;
+}
+
 }  // namespace lowbit

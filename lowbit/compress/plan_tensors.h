@@ -13,6 +13,8 @@
 #include "lowbit/base/result.h"
 #include "lowbit/compress/tensor_recipe.h"
 #include "lowbit/model/model_file.h"
+#include "lowbit/model/model_writer.h"
+#include "lowbit/runtime/weights.h"
 
 namespace lowbit {
 
@@ -64,5 +66,9 @@ Result<ModelPlan> plan_tensors(const ModelFile& model, const std::optional<Tenso
                                const std::vector<Rule>& rules, const FallbackChoice& fallback,
                                const std::function<Status(const Scheme&, const ModelTensor&)>& fits,
                                bool calibrated = false);
+
+/// What a plan writes. transformed: the model behind the recipe's transforms, whose vectors are f32
+/// and whose matrices may have bases; null: as stored.
+std::vector<OutputTensor> outputs_of(const ModelPlan& plan, const TensorSource* transformed);
 
 }  // namespace lowbit

@@ -178,12 +178,7 @@ Result<QuantizeReport> quantize_model(const ModelFile& source, const QuantizeOpt
   }
   const TensorSource& tensors = folded ? static_cast<const TensorSource&>(*folded) : *stored;
 
-  std::vector<OutputTensor> outputs;
-  for (const TensorPlan& entry : plan->tensors) {
-    const bool is_float = is_transformed && !entry.tensor->is_matrix();
-    outputs.push_back({entry.tensor, is_float ? *parse_scheme("f32") : entry.scheme,
-                       tensors.input(entry.tensor->name)});
-  }
+  const auto outputs = outputs_of(*plan, is_transformed ? &tensors : nullptr);
   auto writer = ModelWriter::create(source, options.output, outputs, options.convention);
   if (!writer) return std::move(writer).error();
 
