@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/backend/pack_cache.h"
-#include "lowbit/formats/learned_code.h"
 
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <xxhash.h>
 
@@ -13,7 +13,9 @@
 #include <type_traits>
 #include <utility>
 
-#include <fmt/format.h>
+#include "lowbit/base/byte_reader.h"
+#include "lowbit/base/byte_writer.h"
+#include "lowbit/formats/learned_code.h"
 
 namespace lowbit {
 namespace {
@@ -80,84 +82,35 @@ struct Row {
   std::array<Place, n_parts> parts{};
 };
 
-class TableWriter {
- public:
-  void number(std::uint64_t value) { append(&value, sizeof value); }
-  void text(std::string_view value) {
-    const auto n_bytes = static_cast<std::uint32_t>(value.size());
-    append(&n_bytes, sizeof n_bytes);
-    append(value.data(), value.size());
-  }
-  Bytes bytes() const { return bytes_; }
-
- private:
-  void append(const void* data, std::size_t n_bytes) {
-    const auto* first = static_cast<const std::byte*>(data);
-    bytes_.insert(bytes_.end(), first, first + n_bytes);
-  }
-  std::vector<std::byte> bytes_;
-};
-
-/// Reads on, with zeros, after the end; `failed` says so once.
-class TableReader {
- public:
-  explicit TableReader(Bytes bytes) : rest_(bytes) {}
-  std::uint64_t number() {
-    std::uint64_t value = 0;
-    take(&value, sizeof value);
-    return value;
-  }
-  std::string text() {
-    std::uint32_t n_bytes = 0;
-    take(&n_bytes, sizeof n_bytes);
-    if (n_bytes > rest_.size()) failed_ = true;
-    std::string value(failed_ ? 0 : n_bytes, '\0');
-    take(value.data(), value.size());
-    return value;
-  }
-  bool failed() const { return failed_; }
-  bool is_at_end() const { return rest_.empty() && !failed_; }
-
- private:
-  void take(void* to, std::size_t n_bytes) {
-    if (failed_ || n_bytes > rest_.size()) {
-      failed_ = true;
-      return;
-    }
-    if (n_bytes != 0) std::memcpy(to, rest_.data(), n_bytes);
-    rest_ = rest_.subspan(n_bytes);
-  }
-  Bytes rest_;
-  bool failed_ = false;
-};
+using TextLength = std::uint32_t;  // of names and schemes in the table
 
 std::array<Bytes, n_parts> bytes_of(const PackedParts& parts) {
   return {parts.panels, std::as_bytes(parts.row_scale), std::as_bytes(parts.row_zero),
           std::as_bytes(parts.scale_values), std::as_bytes(parts.zero_values)};
 }
 
-Row read_row(TableReader& table) {
+Row read_row(ByteReader& table) {
+  const auto number = [&] { return table.get<std::uint64_t>(); };
+  const auto text = [&] { return std::string(table.text(table.get<TextLength>())); };
   Row entry;
-  entry.name = table.text();
-  entry.scheme = table.text();
-  entry.rows = table.number();
-  entry.cols = table.number();
-  entry.hadamard = table.number();
-  for (Place& place : entry.parts) place = {table.number(), table.number()};
+  entry.name = text();
+  entry.scheme = text();
+  entry.rows = number();
+  entry.cols = number();
+  entry.hadamard = number();
+  for (Place& place : entry.parts) place = {number(), number()};
   return entry;
 }
 
 std::vector<std::byte> table_of(std::span<const Row> entries) {
-  TableWriter table;
+  ByteWriter table;
   for (const Row& entry : entries) {
-    table.text(entry.name);
-    table.text(entry.scheme);
-    table.number(entry.rows);
-    table.number(entry.cols);
-    table.number(entry.hadamard);
+    table.put_string<TextLength>(entry.name);
+    table.put_string<TextLength>(entry.scheme);
+    for (const std::uint64_t number : {entry.rows, entry.cols, entry.hadamard}) table.put(number);
     for (const Place& place : entry.parts) {
-      table.number(place.first);
-      table.number(place.n_bytes);
+      table.put(place.first);
+      table.put(place.n_bytes);
     }
   }
   return {table.bytes().begin(), table.bytes().end()};
@@ -246,16 +199,16 @@ Result<std::optional<PackCache>> PackCache::open(const std::string& path, const 
   PackCache cache;
   cache.file_ = file;
   std::vector<Bytes> pieces;
-  TableReader table(table_bytes);
-  for (std::uint32_t i = 0; i < header.n_entries && !table.failed(); ++i) {
+  ByteReader table(table_bytes);
+  for (std::uint32_t i = 0; i < header.n_entries && table.ok(); ++i) {
     const Row row = read_row(table);
-    if (table.failed()) break;
+    if (!table.ok()) break;
     auto entry = entry_of(row, file);
     if (!entry) return std::move(entry).error().in(path);
     for (const Bytes part : bytes_of(entry->parts)) cut(part, pieces);
     cache.entries_.insert_or_assign(row.name, *std::move(entry));
   }
-  if (!table.is_at_end()) return damaged("its table").in(path);
+  if (!table.ok() || table.n_left() != 0) return damaged("its table").in(path);
   if (hash_pieces(pieces, pool, [](std::size_t) {}) != header.panels) {
     return damaged("its panels").in(path);
   }

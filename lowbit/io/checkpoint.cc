@@ -5,8 +5,8 @@
 
 #include <filesystem>
 
+#include "lowbit/base/byte_reader.h"
 #include "lowbit/base/mapped_file.h"
-#include "lowbit/io/byte_reader.h"
 #include "lowbit/io/gguf_format.h"
 
 namespace lowbit {

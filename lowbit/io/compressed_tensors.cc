@@ -6,8 +6,8 @@
 #include <array>
 #include <cstring>
 
+#include "lowbit/base/byte_reader.h"
 #include "lowbit/formats/codes.h"
-#include "lowbit/io/byte_reader.h"
 #include "lowbit/io/safetensors_file.h"
 
 namespace lowbit::compressed_tensors {

@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "lowbit/base/byte_reader.h"
 #include "lowbit/base/text_file.h"
-#include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/compressed_tensors.h"
 #include "lowbit/io/compressed_tensors_reader.h"

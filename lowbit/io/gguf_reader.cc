@@ -12,9 +12,9 @@
 #include <optional>
 #include <unordered_set>
 
+#include "lowbit/base/byte_reader.h"
 #include "lowbit/base/checked.h"
 #include "lowbit/base/mapped_file.h"
-#include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/gguf_format.h"
 #include "lowbit/io/layout.h"

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "lowbit/base/mapped_file.h"
-#include "lowbit/io/byte_writer.h"
+#include "lowbit/base/byte_writer.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/gguf_format.h"
 #include "lowbit/io/layout.h"

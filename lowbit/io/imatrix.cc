@@ -11,10 +11,10 @@
 #include <span>
 #include <string_view>
 
+#include "lowbit/base/byte_reader.h"
+#include "lowbit/base/byte_writer.h"
 #include "lowbit/base/mapped_file.h"
 #include "lowbit/formats/scheme.h"
-#include "lowbit/io/byte_reader.h"
-#include "lowbit/io/byte_writer.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/gguf_format.h"

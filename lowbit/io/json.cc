@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include "lowbit/io/byte_reader.h"
+#include "lowbit/base/byte_reader.h"
 
 namespace lowbit {
 namespace {

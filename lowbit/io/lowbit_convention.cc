@@ -6,10 +6,10 @@
 #include <limits>
 #include <utility>
 
+#include "lowbit/base/byte_reader.h"
 #include "lowbit/base/checked.h"
 #include "lowbit/formats/codes.h"
 #include "lowbit/formats/learned_code.h"
-#include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint_writer.h"
 
 namespace lowbit::convention {

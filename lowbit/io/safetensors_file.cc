@@ -7,8 +7,8 @@
 #include <array>
 #include <utility>
 
+#include "lowbit/base/byte_reader.h"
 #include "lowbit/base/checked.h"
-#include "lowbit/io/byte_reader.h"
 #include "lowbit/io/json.h"
 
 namespace lowbit {

@@ -11,8 +11,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include "lowbit/base/byte_reader.h"
 #include "lowbit/base/text_file.h"
-#include "lowbit/io/byte_reader.h"
 #include "lowbit/io/checkpoint.h"
 #include "lowbit/io/compressed_tensors.h"
 #include "lowbit/io/compressed_tensors_reader.h"

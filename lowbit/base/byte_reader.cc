@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "lowbit/io/byte_reader.h"
+#include "lowbit/base/byte_reader.h"
 
 namespace lowbit {
 
