@@ -164,6 +164,8 @@ TEST_F(CompressedTensors, WritesAFolderThatItReads) {
   };
   EXPECT_NE(error_of(*parse_scheme("int8.token")).find("beside 8-bit activations"),
             std::string::npos);
+  const auto other = create_lowbit_folder(place, "", {}, {{"w", {1, 2}, *parse_scheme("f32")}});
+  EXPECT_TRUE(other) << "lowbit may replace its own: " << other.error().message();
   fs::remove(fs::path(place) / "config.json");
   EXPECT_NE(error_of(std::nullopt).find("did not write"), std::string::npos);
 }

@@ -12,6 +12,7 @@
 #include "lowbit/formats/codes.h"
 #include "lowbit/io/checkpoint_writer.h"
 #include "lowbit/io/compressed_tensors.h"
+#include "lowbit/io/declared_tensors.h"
 #include "lowbit/io/json.h"
 #include "lowbit/io/layout.h"
 #include "lowbit/io/lowbit_convention.h"
@@ -22,8 +23,6 @@ namespace {
 
 using compressed_tensors::Format;
 
-constexpr std::string_view writer_key = "written_by", writer_word = "lowbit";
-
 /// "model.layers.0.mlp.up_proj" of "model.layers.0.mlp.up_proj.weight".
 std::string module_of(std::string_view tensor) {
   if (tensor.ends_with(compressed_tensors::weight_suffix)) {
@@ -32,25 +31,14 @@ std::string module_of(std::string_view tensor) {
   return std::string(tensor);
 }
 
-bool is_ours(std::string_view config) {
-  const auto json = parse_json_object(config);
-  if (!json || !json->contains("quantization_config")) return false;
-  const Json& quantization = (*json)["quantization_config"];
-  return quantization.is_object() &&
-         (quantization.value(std::string(writer_key), Json()) == Json(writer_word) ||
-          quantization.value("quant_method", Json()) == Json(convention::quant_method));
-}
-
 class CompressedTensorsWriter final : public CheckpointWriter {
  public:
   static Result<std::unique_ptr<CheckpointWriter>> create(
       const std::string& folder, const std::string& config_json, std::vector<SideFile> side_files,
       std::vector<TensorDeclaration> tensors, const std::optional<Scheme>& activations) {
     auto writer = std::make_unique<CompressedTensorsWriter>();
-    writer->folder_ = folder;
-    writer->tensors_ = std::move(tensors);
     std::vector<SafetensorsFolder::Tensor> stored;
-    for (const TensorDeclaration& tensor : writer->tensors_) {
+    for (const TensorDeclaration& tensor : tensors) {
       if (!tensor.input.is_plain()) {
         return Error(
             fmt::format("{}: tensor {}: compressed-tensors has no place for the basis of "
@@ -68,24 +56,18 @@ class CompressedTensorsWriter final : public CheckpointWriter {
     auto place = SafetensorsFolder::create(
         folder, std::move(stored),
         {{"format", "pt"}, {std::string(writer_key), std::string(writer_word)}},
-        std::move(side_files), is_ours);
+        std::move(side_files));
     if (!place) return std::move(place).error();
+    writer->declared_.emplace(folder, std::move(tensors));
     writer->place_.emplace(std::move(*place));
     return std::unique_ptr<CheckpointWriter>(std::move(writer));
   }
 
   Status add(const QuantizedTensor& tensor) override {
-    if (n_added_ == tensors_.size()) return Error(folder_ + ": more tensors than were declared");
-    const TensorDeclaration& declared = tensors_[n_added_];
-    const Planes& planes = planes_[n_added_];
-    if (!(tensor.scheme == declared.scheme) || tensor.rows != convention::rows_of(declared.shape) ||
-        tensor.cols != convention::cols_of(declared.shape)) {
-      return Error(fmt::format("tensor {} was declared as {} of {} and is {} x {} of {}",
-                               declared.name, fmt::join(declared.shape, " x "),
-                               to_string(declared.scheme), tensor.rows, tensor.cols,
-                               to_string(tensor.scheme)));
-    }
-    ++n_added_;
+    const auto index = declared_->next(tensor);
+    if (!index) return Error(index.error());
+    const Planes& planes = planes_[*index];
+    declared_->advance();
     if (!planes.format) {
       const BlockLayout& layout = *layout_for_scheme(tensor.scheme);
       std::vector<std::byte> bytes(
@@ -101,10 +83,7 @@ class CompressedTensorsWriter final : public CheckpointWriter {
   }
 
   Status commit() override {
-    if (n_added_ != tensors_.size()) {
-      return Error(fmt::format("{}: only {} of {} tensors were written", folder_, n_added_,
-                               tensors_.size()));
-    }
+    if (Status complete = declared_->check_complete(); !complete) return complete;
     return place_->commit();
   }
   std::int64_t file_bytes() const override { return place_->file_bytes(); }
@@ -231,13 +210,11 @@ class CompressedTensorsWriter final : public CheckpointWriter {
     return config;
   }
 
-  std::string folder_;
-  std::vector<TensorDeclaration> tensors_;
+  std::optional<DeclaredTensors> declared_;
   std::vector<Planes> planes_;
   std::vector<Group> groups_;
   std::vector<std::string> plain_;  // modules whose matrices are plain floats
   std::optional<SafetensorsFolder> place_;
-  std::size_t n_added_ = 0;
 };
 
 }  // namespace

@@ -4,14 +4,17 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
-#include "lowbit/base/mapped_file.h"
 #include "lowbit/base/byte_writer.h"
+#include "lowbit/base/mapped_file.h"
 #include "lowbit/io/checkpoint_writer.h"
+#include "lowbit/io/declared_tensors.h"
 #include "lowbit/io/gguf_format.h"
 #include "lowbit/io/layout.h"
+#include "lowbit/io/lowbit_convention.h"
 
 namespace lowbit {
 namespace {
@@ -73,8 +76,7 @@ class GgufWriter final : public CheckpointWriter {
                                                           const Metadata& metadata,
                                                           std::vector<TensorDeclaration> tensors) {
     auto writer = std::make_unique<GgufWriter>();
-    writer->path_ = path;
-    auto declared = writer->declare(metadata, std::move(tensors));
+    auto declared = writer->declare(path, metadata, std::move(tensors));
     if (!declared) return std::move(declared).error().in(path);
     auto file = AtomicFile::create(path);
     if (!file) return std::move(file).error();
@@ -85,33 +87,24 @@ class GgufWriter final : public CheckpointWriter {
   }
 
   Status add(const QuantizedTensor& tensor) override {
-    if (n_added_ == tensors_.size()) return Error(path_ + ": more tensors than were declared");
-    const Stored& stored = tensors_[n_added_];
-    const TensorDeclaration& declared = stored.declared;
-    if (!(tensor.scheme == declared.scheme) || tensor.rows != stored.rows ||
-        tensor.cols != stored.cols) {
-      return Error(fmt::format("tensor {} was declared as {} x {} of {} and is {} x {} of {}",
-                               declared.name, stored.rows, stored.cols, to_string(declared.scheme),
-                               tensor.rows, tensor.cols, to_string(tensor.scheme)));
-    }
+    const auto index = declared_->next(tensor);
+    if (!index) return Error(index.error());
+    const Stored& stored = tensors_[*index];
     std::vector<std::byte> bytes(padded(stored.n_bytes, alignment_));
     const std::span<std::byte> blocks(bytes.data(), stored.n_bytes);
     auto fits = store_blocks(*stored.layout, tensor, blocks);
-    if (!fits) return std::move(fits).error().in("tensor " + declared.name);
+    if (!fits) return std::move(fits).error().in("tensor " + declared_->all()[*index].name);
     if (stored.layout->ggml_type == gguf::type_nvfp4) {
       const std::uint32_t scale = tensor.scale->scale->codes.get(0, 0);
       bytes.resize(bytes.size() + padded(sizeof scale, alignment_));
       std::memcpy(bytes.data() + padded(stored.n_bytes, alignment_), &scale, sizeof scale);
     }
-    ++n_added_;
+    declared_->advance();
     return file_->write(bytes);
   }
 
   Status commit() override {
-    if (n_added_ != tensors_.size()) {
-      return Error(
-          fmt::format("{}: only {} of {} tensors were written", path_, n_added_, tensors_.size()));
-    }
+    if (Status complete = declared_->check_complete(); !complete) return complete;
     return file_->commit();
   }
 
@@ -119,18 +112,17 @@ class GgufWriter final : public CheckpointWriter {
 
  private:
   struct Stored {
-    TensorDeclaration declared;
     const BlockLayout* layout;
-    std::int64_t rows, cols;
     std::size_t n_bytes;
   };
 
-  Status declare(const Metadata& metadata, std::vector<TensorDeclaration> tensors) {
+  Status declare(const std::string& path, const Metadata& metadata,
+                 std::vector<TensorDeclaration> tensors) {
     auto alignment = gguf::alignment_of(metadata);
     if (!alignment) return std::move(alignment).error();
     alignment_ = *alignment;
     std::unordered_set<std::string> names;
-    for (TensorDeclaration& tensor : tensors) {
+    for (const TensorDeclaration& tensor : tensors) {
       auto fits = fits_gguf(tensor.scheme, tensor.shape);
       if (fits && !tensor.input.is_plain()) {
         fits =
@@ -145,13 +137,11 @@ class GgufWriter final : public CheckpointWriter {
         is_new = names.insert(gguf::scale_name(tensor.name)).second && is_new;
       }
       if (!is_new) return Error(fmt::format("tensor {} is declared twice", tensor.name));
-      std::int64_t rows = 1;
-      for (std::size_t d = 0; d + 1 < tensor.shape.size(); ++d) rows *= tensor.shape[d];
-      const std::int64_t cols = tensor.shape.back();
-      const auto n_bytes =
-          static_cast<std::size_t>(rows * (cols / layout->n_numbers) * layout->n_bytes);
-      tensors_.push_back({std::move(tensor), layout, rows, cols, n_bytes});
+      const std::int64_t n_blocks = convention::rows_of(tensor.shape) *
+                                    (convention::cols_of(tensor.shape) / layout->n_numbers);
+      tensors_.push_back({layout, static_cast<std::size_t>(n_blocks * layout->n_bytes)});
     }
+    declared_.emplace(path, std::move(tensors));
     return ok();
   }
 
@@ -168,8 +158,9 @@ class GgufWriter final : public CheckpointWriter {
       offset += padded(n_bytes, alignment_);
       ++n_stored;
     };
-    for (const Stored& tensor : tensors_) {
-      const TensorDeclaration& declared = tensor.declared;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      const Stored& tensor = tensors_[i];
+      const TensorDeclaration& declared = declared_->all()[i];
       put_info(declared.name, declared.shape, tensor.layout->ggml_type, tensor.n_bytes);
       if (tensor.layout->ggml_type == gguf::type_nvfp4) {
         put_info(gguf::scale_name(declared.name), {1}, gguf::type_f32, sizeof(float));
@@ -190,11 +181,10 @@ class GgufWriter final : public CheckpointWriter {
     return file_->write(header.bytes());
   }
 
-  std::string path_;
+  std::optional<DeclaredTensors> declared_;
   std::unique_ptr<AtomicFile> file_;
   std::vector<Stored> tensors_;
   std::uint64_t alignment_ = gguf::default_alignment, n_file_bytes_ = 0;
-  std::size_t n_added_ = 0;
 };
 
 }  // namespace

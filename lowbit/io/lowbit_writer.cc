@@ -10,20 +10,13 @@
 #include "lowbit/formats/codes.h"
 #include "lowbit/formats/learned_code.h"
 #include "lowbit/io/checkpoint_writer.h"
+#include "lowbit/io/declared_tensors.h"
 #include "lowbit/io/json.h"
 #include "lowbit/io/lowbit_convention.h"
 #include "lowbit/io/safetensors_folder.h"
 
 namespace lowbit {
 namespace {
-
-bool is_ours(std::string_view config) {
-  const auto json = parse_json_object(config);
-  if (!json || !json->contains("quantization_config")) return false;
-  const Json& quantization = (*json)["quantization_config"];
-  return quantization.is_object() &&
-         quantization.value("quant_method", Json()) == Json(convention::quant_method);
-}
 
 class LowbitWriter final : public CheckpointWriter {
  public:
@@ -57,44 +50,29 @@ class LowbitWriter final : public CheckpointWriter {
     auto place = SafetensorsFolder::create(
         folder, std::move(planes),
         {{"format", "lowbit"}, {std::string(convention::metadata_key), to_text(description, -1)}},
-        std::move(side_files), is_ours);
+        std::move(side_files));
     if (!place) return std::move(place).error();
-    writer->folder_ = folder;
-    writer->tensors_ = std::move(tensors);
+    writer->declared_.emplace(folder, std::move(tensors));
     writer->place_.emplace(std::move(*place));
     return std::unique_ptr<CheckpointWriter>(std::move(writer));
   }
 
   Status add(const QuantizedTensor& tensor) override {
-    if (n_added_ == tensors_.size()) return Error(folder_ + ": more tensors than were declared");
-    const TensorDeclaration& declared = tensors_[n_added_];
-    if (!same_but_for_tables(tensor.scheme, declared.scheme) ||
-        tensor.rows != convention::rows_of(declared.shape) ||
-        tensor.cols != convention::cols_of(declared.shape)) {
-      return Error(fmt::format("tensor {} was declared as {} of {} and is {} x {} of {}",
-                               declared.name, fmt::join(declared.shape, " x "),
-                               to_string(declared.scheme), tensor.rows, tensor.cols,
-                               to_string(tensor.scheme)));
-    }
-    if (!(tensor.input == declared.input)) {
-      return Error(fmt::format("tensor {} has another basis than was declared", declared.name));
-    }
+    const auto index = declared_->next(tensor);
+    if (!index) return Error(index.error());
     auto arrays = convention::planes_of(tensor);
     const CodeArray table = convention::table_plane(tensor.scheme);
     if (table.width() != 0) arrays.push_back(&table);
     for (std::size_t p = 0; p < arrays.size(); ++p) {
-      Status written = write_plane(first_plane_[n_added_] + p, *arrays[p]);
+      Status written = write_plane(first_plane_[*index] + p, *arrays[p]);
       if (!written) return written;
     }
-    ++n_added_;
+    declared_->advance();
     return ok();
   }
 
   Status commit() override {
-    if (n_added_ != tensors_.size()) {
-      return Error(fmt::format("{}: only {} of {} tensors were written", folder_, n_added_,
-                               tensors_.size()));
-    }
+    if (Status complete = declared_->check_complete(); !complete) return complete;
     return place_->commit();
   }
   std::int64_t file_bytes() const override { return place_->file_bytes(); }
@@ -115,10 +93,8 @@ class LowbitWriter final : public CheckpointWriter {
     return ok();
   }
 
-  std::string folder_;
-  std::vector<TensorDeclaration> tensors_;
+  std::optional<DeclaredTensors> declared_;
   std::vector<std::size_t> first_plane_;  // of each tensor, among those of the file
-  std::size_t n_added_ = 0;
   std::optional<SafetensorsFolder> place_;
 };
 

@@ -28,6 +28,15 @@ std::string model_path(const std::string& folder) {
   return (fs::path(folder) / convention::model_file).string();
 }
 
+bool is_ours(std::string_view config) {
+  const auto json = parse_json_object(config);
+  if (!json || !json->contains("quantization_config")) return false;
+  const Json& quantization = (*json)["quantization_config"];
+  return quantization.is_object() &&
+         (quantization.value(std::string(writer_key), Json()) == Json(writer_word) ||
+          quantization.value("quant_method", Json()) == Json(convention::quant_method));
+}
+
 }  // namespace
 
 std::string folder_name(const std::string& folder) {
@@ -38,12 +47,11 @@ std::string folder_name(const std::string& folder) {
 
 Result<SafetensorsFolder> SafetensorsFolder::create(
     const std::string& folder, std::vector<Tensor> tensors,
-    const std::map<std::string, std::string>& metadata, std::vector<SideFile> side_files,
-    bool (*is_ours)(std::string_view config)) {
+    const std::map<std::string, std::string>& metadata, std::vector<SideFile> side_files) {
   SafetensorsFolder made;
   made.folder_ = folder;
   made.side_files_ = std::move(side_files);
-  if (Status status = made.check_place(is_ours); !status) return std::move(status).error();
+  if (Status status = made.check_place(); !status) return std::move(status).error();
 
   // Ordered by the size of their elements, so that each is aligned for readers that map the file.
   std::vector<std::size_t> order(tensors.size());
@@ -108,7 +116,7 @@ std::int64_t SafetensorsFolder::file_bytes() const {
   return static_cast<std::int64_t>(n_bytes);
 }
 
-Status SafetensorsFolder::check_place(bool (*is_ours)(std::string_view config)) const {
+Status SafetensorsFolder::check_place() const {
   std::error_code ignored;
   if (!fs::exists(fs::symlink_status(folder_, ignored))) return ok();
   if (!fs::is_directory(folder_, ignored)) {

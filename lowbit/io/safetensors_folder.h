@@ -17,6 +17,9 @@
 
 namespace lowbit {
 
+/// Marks a quantization_config that lowbit wrote where its quant_method is the name of another's.
+inline constexpr std::string_view writer_key = "written_by", writer_word = "lowbit";
+
 class SafetensorsFolder {
  public:
   struct Tensor {
@@ -26,11 +29,10 @@ class SafetensorsFolder {
   };
 
   /// folder: without '/' at the end. A folder that is there is replaced only if it is empty or if
-  /// is_ours says yes to the text of its config.json.
+  /// its config.json says that lowbit wrote it, in whatever convention.
   static Result<SafetensorsFolder> create(const std::string& folder, std::vector<Tensor> tensors,
                                           const std::map<std::string, std::string>& metadata,
-                                          std::vector<SideFile> side_files,
-                                          bool (*is_ours)(std::string_view config));
+                                          std::vector<SideFile> side_files);
 
   /// Bytes of tensor `index`, from `offset` of its own on.
   Status write(std::size_t index, std::size_t offset, std::span<const std::byte> bytes);
@@ -39,7 +41,7 @@ class SafetensorsFolder {
 
  private:
   SafetensorsFolder() = default;
-  Status check_place(bool (*is_ours)(std::string_view config)) const;
+  Status check_place() const;
   Status fill(const std::string& made);
   Status exchange(const std::string& made) const;
 
