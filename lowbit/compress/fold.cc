@@ -29,16 +29,16 @@ void multiply_columns(const Fold& fold, std::span<const float> factors, EditedMa
 }
 
 FoldedModel::Changes& FoldedModel::changes_of(const std::string& name) {
-  return changes_.try_emplace(name, Changes{{}, source_.input(name)}).first->second;
+  return changes_.try_emplace(name, Changes{{}, source().input(name)}).first->second;
 }
 
 void FoldedModel::edit(const std::string& name, Edit edit) {
-  LOWBIT_ASSERT(source_.shape(name));
+  LOWBIT_ASSERT(source().shape(name));
   changes_of(name).edits.push_back(std::move(edit));
 }
 
 void FoldedModel::set_input(const std::string& name, const Basis& input) {
-  LOWBIT_ASSERT(source_.shape(name) && check_basis(input, source_.shape(name)->cols));
+  LOWBIT_ASSERT(source().shape(name) && check_basis(input, source().shape(name)->cols));
   changes_of(name).input = input;
 }
 
@@ -56,7 +56,7 @@ void FoldedModel::scale(const Fold& fold, std::vector<float> factors) {
 }
 
 Result<std::vector<float>> FoldedModel::numbers(std::string_view name) const {
-  auto tensor = source_.load(name);
+  auto tensor = source().load(name);
   if (!tensor) return std::move(tensor).error();
   std::vector<float> numbers = decode(*tensor);
   if (const auto at = changes_.find(name); at != changes_.end()) {
@@ -67,10 +67,10 @@ Result<std::vector<float>> FoldedModel::numbers(std::string_view name) const {
 
 Result<QuantizedTensor> FoldedModel::load(std::string_view name) const {
   const auto at = changes_.find(name);
-  if (at == changes_.end()) return source_.load(name);
+  if (at == changes_.end()) return source().load(name);
   auto edited = numbers(name);
   if (!edited) return std::move(edited).error();
-  const Shape shape = source_.shape(name).value_or(Shape{});
+  const Shape shape = source().shape(name).value_or(Shape{});
   static const Scheme f32 = *parse_scheme("f32");
   QuantizedTensor tensor = encode_plain(*edited, f32, shape.rows, shape.cols);
   tensor.input = at->second.input;
@@ -78,12 +78,12 @@ Result<QuantizedTensor> FoldedModel::load(std::string_view name) const {
 }
 
 std::optional<RowSource> FoldedModel::rows(std::string_view name) const {
-  return changes_.contains(name) ? std::nullopt : source_.rows(name);
+  return changes_.contains(name) ? std::nullopt : source().rows(name);
 }
 
 Basis FoldedModel::input(std::string_view name) const {
   const auto at = changes_.find(name);
-  return at == changes_.end() ? source_.input(name) : at->second.input;
+  return at == changes_.end() ? source().input(name) : at->second.input;
 }
 
 }  // namespace lowbit

@@ -31,10 +31,10 @@ struct EditedMatrix {
 void divide_channels(const Fold& fold, std::span<const float> factors, EditedMatrix producer);
 void multiply_columns(const Fold& fold, std::span<const float> factors, EditedMatrix consumer);
 
-class FoldedModel final : public TensorSource {
+class FoldedModel final : public TensorOverlay {
  public:
   /// `source` must outlive this.
-  explicit FoldedModel(const TensorSource& source) : source_(source) {}
+  explicit FoldedModel(const TensorSource& source) : TensorOverlay(source) {}
   FoldedModel(const FoldedModel&) = delete;  // a model folded twice is folded over a TensorSource
   FoldedModel& operator=(const FoldedModel&) = delete;
 
@@ -48,13 +48,9 @@ class FoldedModel final : public TensorSource {
   /// What a tensor holds now, as f32.
   Result<std::vector<float>> numbers(std::string_view name) const;
 
-  const ModelConfig& config() const override { return source_.config(); }
-  std::optional<Shape> shape(std::string_view name) const override { return source_.shape(name); }
   Result<QuantizedTensor> load(std::string_view name) const override;
   Basis input(std::string_view name) const override;
   std::optional<RowSource> rows(std::string_view name) const override;
-  void prefetch(std::string_view name) const override { source_.prefetch(name); }
-  void drop(std::string_view name) const override { source_.drop(name); }
 
  private:
   struct Changes {
@@ -63,7 +59,6 @@ class FoldedModel final : public TensorSource {
   };
   Changes& changes_of(const std::string& name);
 
-  const TensorSource& source_;
   std::map<std::string, Changes, std::less<>> changes_;
 };
 

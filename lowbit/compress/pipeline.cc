@@ -305,16 +305,16 @@ class Pipeline {
 Result<QuantizedTensor> QuantizedModel::load(std::string_view name) const {
   const auto at = replaced_.find(name);
   if (at != replaced_.end()) return at->second.clone();
-  return source_.load(name);
+  return source().load(name);
 }
 
 Basis QuantizedModel::input(std::string_view name) const {
   const auto at = replaced_.find(name);
-  return at != replaced_.end() ? at->second.input : source_.input(name);
+  return at != replaced_.end() ? at->second.input : source().input(name);
 }
 
 std::optional<RowSource> QuantizedModel::rows(std::string_view name) const {
-  return replaced_.contains(name) ? std::nullopt : source_.rows(name);
+  return replaced_.contains(name) ? std::nullopt : source().rows(name);
 }
 
 QuantizedTensor QuantizedModel::take(std::string_view name) {

@@ -24,10 +24,10 @@ namespace lowbit {
 class WorkFolder;
 
 /// A model some of whose tensors were replaced, in memory: what a sink fills and LoadedModel loads.
-class QuantizedModel final : public TensorSource {
+class QuantizedModel final : public TensorOverlay {
  public:
   /// `source` must outlive this; it gives whatever was not replaced.
-  explicit QuantizedModel(const TensorSource& source) : source_(source) {}
+  explicit QuantizedModel(const TensorSource& source) : TensorOverlay(source) {}
   void replace(const std::string& name, QuantizedTensor tensor) {
     replaced_.insert_or_assign(name, std::move(tensor));
   }
@@ -35,16 +35,11 @@ class QuantizedModel final : public TensorSource {
   /// A tensor that was replaced, which the source gives again from now on.
   QuantizedTensor take(std::string_view name);
 
-  const ModelConfig& config() const override { return source_.config(); }
-  std::optional<Shape> shape(std::string_view name) const override { return source_.shape(name); }
   Result<QuantizedTensor> load(std::string_view name) const override;
   Basis input(std::string_view name) const override;
   std::optional<RowSource> rows(std::string_view name) const override;
-  void prefetch(std::string_view name) const override { source_.prefetch(name); }
-  void drop(std::string_view name) const override { source_.drop(name); }
 
  private:
-  const TensorSource& source_;
   std::map<std::string, QuantizedTensor, std::less<>> replaced_;
 };
 

@@ -43,6 +43,26 @@ class TensorSource {
   virtual void drop(std::string_view name) const = 0;
 };
 
+/// Another source, some of whose tensors are changed: what is not overridden comes from it.
+class TensorOverlay : public TensorSource {
+ public:
+  const ModelConfig& config() const override { return source_.config(); }
+  std::optional<Shape> shape(std::string_view name) const override { return source_.shape(name); }
+  Result<QuantizedTensor> load(std::string_view name) const override { return source_.load(name); }
+  Basis input(std::string_view name) const override { return source_.input(name); }
+  std::optional<RowSource> rows(std::string_view name) const override { return source_.rows(name); }
+  void prefetch(std::string_view name) const override { source_.prefetch(name); }
+  void drop(std::string_view name) const override { source_.drop(name); }
+
+ protected:
+  /// `source` must outlive this.
+  explicit TensorOverlay(const TensorSource& source) : source_(source) {}
+  const TensorSource& source() const { return source_; }
+
+ private:
+  const TensorSource& source_;
+};
+
 /// `file` and `pool` must outlive the result.
 std::unique_ptr<TensorSource> tensors_of(const ModelFile& file, ThreadPool& pool);
 
