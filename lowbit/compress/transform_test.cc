@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <random>
 
 #include "lowbit/backend/cpu_backend.h"
@@ -70,16 +71,12 @@ std::vector<RandomModel::Options> models() {
           {.seed = 4, .biases = true, .qk_norm = true, .tied = true}};
 }
 
-/// Every matrix as the transforms leave it; inputs are captured from two short windows.
-QuantizedModel transformed(const RandomModel& model, const BlockTransform& transform,
-                           ThreadPool& pool) {
-  QuantizedModel result(model);
-  PipelineOptions options;
-  options.recipe_of = [](std::string_view) { return std::optional<TensorRecipe>(); };
-  options.windows = {tokens_of(model.config(), 1), tokens_of(model.config(), 2)};
-  options.transforms = {transform};
+/// What quantize_blocks makes of the tensors that options name.
+QuantizedModel quantized(const TensorSource& source, const PipelineOptions& options,
+                         ThreadPool& pool) {
+  QuantizedModel result(source);
   const auto report = quantize_blocks(
-      model, options,
+      source, options,
       [&](const std::string& name, QuantizedTensor tensor) -> Status {
         result.replace(name, std::move(tensor));
         return ok();
@@ -87,6 +84,34 @@ QuantizedModel transformed(const RandomModel& model, const BlockTransform& trans
       pool);
   EXPECT_TRUE(report) << report.error().message();
   return result;
+}
+
+/// Every matrix as the transforms leave it; inputs are captured from two short windows.
+QuantizedModel transformed(const RandomModel& model, const BlockTransform& transform,
+                           ThreadPool& pool) {
+  PipelineOptions options;
+  options.recipe_of = [](std::string_view) { return std::optional<TensorRecipe>(); };
+  options.windows = {tokens_of(model.config(), 1), tokens_of(model.config(), 2)};
+  options.transforms = {transform};
+  return quantized(model, options, pool);
+}
+
+/// The recipe for tensors whose names have `part`.
+std::function<std::optional<TensorRecipe>(std::string_view)> recipe_where(std::string_view part,
+                                                                          std::string_view recipe) {
+  return [part, parsed = *parse_tensor_recipe(recipe)](std::string_view name) {
+    return name.find(part) != std::string_view::npos ? std::optional(parsed) : std::nullopt;
+  };
+}
+
+/// Between the logits of two models, squared.
+double distance(const TensorSource& a, const TensorSource& b, ThreadPool& pool) {
+  const std::vector<float> expected = logits_of(a, pool), found = logits_of(b, pool);
+  double sum = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    sum += std::pow(static_cast<double>(found[i]) - static_cast<double>(expected[i]), 2);
+  }
+  return sum;
 }
 
 TEST(Fold, PowersOfTwoChangeNoBit) {
@@ -204,36 +229,15 @@ TEST(Awq, LowersTheErrorOfTheLogits) {
     for (std::size_t i = 5; i < numbers.size(); i += 24) numbers[i] *= 12;
     tensor = encode_plain(numbers, *parse_scheme("f32"), 1, tensor.cols);
   }
-  const TensorRecipe recipe = *parse_tensor_recipe("rtn-absmax:int3.g32");
+  const auto recipe_of = recipe_where("layers.1.mlp", "rtn-absmax:int3.g32");
   const auto graph = trace_model(model);
   ASSERT_TRUE(graph);
   const auto error_of = [&](const std::vector<BlockTransform>& transforms) {
-    QuantizedModel result(model);
     PipelineOptions options;
-    options.recipe_of = [&](std::string_view name) {
-      return name.find("layers.1.mlp") != std::string_view::npos ? std::optional(recipe)
-                                                                 : std::nullopt;
-    };
+    options.recipe_of = recipe_of;
     options.windows = {tokens_of(model.config(), 0), tokens_of(model.config(), 2)};
     options.transforms = transforms;
-    const auto report = quantize_blocks(
-        model, options,
-        [&](const std::string& name, QuantizedTensor tensor) -> Status {
-          result.replace(name, std::move(tensor));
-          return ok();
-        },
-        pool);
-    EXPECT_TRUE(report) << report.error().message();
-    const std::vector<float> expected = logits_of(model, pool), found = logits_of(result, pool);
-    double sum = 0;
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      sum += std::pow(static_cast<double>(found[i]) - static_cast<double>(expected[i]), 2);
-    }
-    return sum;
-  };
-  const auto recipe_of = [&](std::string_view name) {
-    return name.find("layers.1.mlp") != std::string_view::npos ? std::optional(recipe)
-                                                               : std::nullopt;
+    return distance(model, quantized(model, options, pool), pool);
   };
   const double plain = error_of({});
   const double scaled = error_of({awq(*graph, recipe_of, {.n_clip_levels = 0})});
@@ -308,30 +312,15 @@ TEST(Hadamard, IsCalibratedInItsBasis) {
   ASSERT_TRUE(graph);
   FoldedModel turned(model);
   ASSERT_TRUE(rotate(*graph, {}, turned, pool));
-  const auto error_of = [&](std::string_view text) {
-    const TensorRecipe recipe = *parse_tensor_recipe(text);
-    QuantizedModel result(turned);
+  const auto error_of = [&](std::string_view recipe) {
     PipelineOptions options;
-    options.recipe_of = [&](std::string_view name) {
-      return name.find("layers") != std::string_view::npos ? std::optional(recipe) : std::nullopt;
-    };
+    options.recipe_of = recipe_where("layers", recipe);
     for (int seed = 0; seed < 12; ++seed)
       options.windows.push_back(tokens_of(model.config(), seed));
-    const auto report = quantize_blocks(
-        turned, options,
-        [&](const std::string& name, QuantizedTensor tensor) -> Status {
-          EXPECT_EQ(tensor.input, turned.input(name)) << name;
-          result.replace(name, std::move(tensor));
-          return ok();
-        },
-        pool);
-    EXPECT_TRUE(report) << report.error().message();
-    const std::vector<float> expected = logits_of(model, pool), found = logits_of(result, pool);
-    double sum = 0;
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      sum += std::pow(static_cast<double>(found[i]) - static_cast<double>(expected[i]), 2);
-    }
-    return sum;
+    const QuantizedModel result = quantized(turned, options, pool);
+    for (const auto& [name, tensor] : result.replaced())
+      EXPECT_EQ(tensor.input, turned.input(name)) << name;
+    return distance(model, result, pool);
   };
   EXPECT_LT(error_of("gptq:int3.g16"), error_of("rtn:int3.g16"));
 }
