@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -34,21 +35,27 @@ class GroupWalk {
                              ? std::span<const float>()
                              : stats_.mean_square.subspan(static_cast<std::size_t>(first),
                                                           static_cast<std::size_t>(n));
-    if (n_rows == 1) {
-      return {{w_.row(first_row) + first, static_cast<std::size_t>(n)}, weights};
-    }
+    std::span<const float> x{w_.row(first_row) + first, static_cast<std::size_t>(n)};
     buffers.weights.clear();
-    for (std::int64_t r = 0; r < n_rows; ++r) {
-      buffers.weights.insert(buffers.weights.end(), weights.begin(), weights.end());
+    if (n_rows > 1) {
+      for (std::int64_t r = 0; r < n_rows; ++r) {
+        buffers.weights.insert(buffers.weights.end(), weights.begin(), weights.end());
+      }
+      if (n == w_.stride) {  // whole rows: a tensor of one scale is not copied
+        x = {w_.row(first_row), static_cast<std::size_t>(n_rows * n)};
+      } else {
+        buffers.x.clear();
+        for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
+          buffers.x.insert(buffers.x.end(), w_.row(r) + first, w_.row(r) + first + n);
+        }
+        x = buffers.x;
+      }
     }
-    if (n == w_.stride) {  // whole rows: a tensor of one scale is not copied
-      return {{w_.row(first_row), static_cast<std::size_t>(n_rows * n)}, buffers.weights};
+    if (stats_.favours_large) {
+      if (buffers.weights.empty()) buffers.weights.assign(weights.begin(), weights.end());
+      favour_large(x, buffers.weights);
     }
-    buffers.x.clear();
-    for (std::int64_t r = first_row; r < first_row + n_rows; ++r) {
-      buffers.x.insert(buffers.x.end(), w_.row(r) + first, w_.row(r) + first + n);
-    }
-    return {buffers.x, buffers.weights};
+    return {x, buffers.weights.empty() ? weights : buffers.weights};
   }
 
   /// visit(row, col, numbers) of every group, rows of groups in parallel.
@@ -63,6 +70,17 @@ class GroupWalk {
   }
 
  private:
+  /// Multiplies weights (empty: all 1) by sqrt(1 + x^2 / mean x^2).
+  static void favour_large(std::span<const float> x, std::vector<float>& weights) {
+    float sum = 0;
+    for (const float value : x) sum += value * value;
+    const float mean = sum / static_cast<float>(x.size());
+    constexpr float negligible = 0x1p-100f;
+    if (!(mean > negligible) || !std::isfinite(mean)) return;
+    if (weights.empty()) weights.assign(x.size(), 1.0f);
+    for (std::size_t i = 0; i < x.size(); ++i) weights[i] *= std::sqrt(1 + x[i] * x[i] / mean);
+  }
+
   MatrixView w_;
   InputStats stats_;
   std::int64_t group_rows_, group_cols_;

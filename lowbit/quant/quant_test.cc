@@ -27,12 +27,11 @@ TEST_P(GaussianAnchor, MatchesThePublishedError) {
   ThreadPool pool(2);
   constexpr std::int64_t rows = 96, cols = 1024;
   const std::vector<float> w = gaussian(rows * cols);
-  const auto tensor =
-      (*rounder_named(anchor.method))
-          ->round(MatrixView(w.data(), rows, cols), {}, *parse_scheme(anchor.scheme), pool);
-  ASSERT_TRUE(tensor) << tensor.error().message();
-  const double error = relative_error(w, tensor->tensor);
   const bool is_absmax = std::string_view(anchor.method) == "rtn-absmax";
+  const auto tensor = (is_absmax ? round_absmax : round_to_nearest)(
+      MatrixView(w.data(), rows, cols), {}, *parse_scheme(anchor.scheme), pool);
+  ASSERT_TRUE(tensor) << tensor.error().message();
+  const double error = relative_error(w, *tensor);
   EXPECT_LE(error, anchor.relative_mse * 1.02) << anchor.method << ":" << anchor.scheme;
   if (is_absmax) {
     EXPECT_GE(error, anchor.relative_mse * 0.98) << anchor.method << ":" << anchor.scheme;
@@ -152,6 +151,44 @@ TEST(Rounders, RefuseWhatTheyCannotDo) {
   weights.back() = 0.0f;
   EXPECT_TRUE(round_weighted());
   EXPECT_FALSE(rounder_named("gptqq"));
+}
+
+// Without statistics the method weighs the error of a number w by sqrt(1 + w^2 / E[w^2]).
+TEST(Rtn, FavoursLargeNumbersWithoutData) {
+  constexpr std::int64_t rows = 16, cols = 256;
+  constexpr std::size_t group = 128;
+  std::vector<float> w = gaussian(rows * cols);
+  for (float& value : w) value *= std::abs(value);  // heavy tails
+  ThreadPool pool(1);
+  const MatrixView view(w.data(), rows, cols);
+  const auto error = [&](const QuantizedTensor& tensor, bool favours_large) {
+    const std::vector<float> decoded = decode(tensor);
+    double sum = 0;
+    for (std::size_t first = 0; first < w.size(); first += group) {
+      double mean = 0;
+      for (std::size_t i = first; i < first + group; ++i) mean += std::pow(w[i], 2) / group;
+      for (std::size_t i = first; i < first + group; ++i) {
+        const double weight = favours_large ? std::sqrt(1 + std::pow(w[i], 2) / mean) : 1;
+        sum += weight * std::pow(w[i] - decoded[i], 2);
+      }
+    }
+    return sum;
+  };
+  for (const char* name : {"int3.g128", "int4.g128", "uint4.g128.asym", "int4.block128"}) {
+    const Scheme scheme = *parse_scheme(name);
+    const auto method = (*rounder_named("rtn"))->round(view, {}, scheme, pool);
+    const auto plain = round_to_nearest(view, {}, scheme, pool);
+    ASSERT_TRUE(method && plain) << name;
+    EXPECT_GT(error(method->tensor, false), error(*plain, false)) << name;
+    if (std::string_view(name) == "int4.block128") continue;  // its groups are 128 rows high
+    EXPECT_LT(error(method->tensor, true), 0.999 * error(*plain, true)) << name;
+  }
+  const std::vector<float> ones(cols, 1.0f);
+  const auto with_data =
+      (*rounder_named("rtn"))->round(view, {.mean_square = ones}, *parse_scheme("int4.g128"), pool);
+  const auto plain = round_to_nearest(view, {}, *parse_scheme("int4.g128"), pool);
+  ASSERT_TRUE(with_data && plain);
+  EXPECT_EQ(decode(with_data->tensor), decode(*plain));
 }
 
 TEST(GroupFit, FindsTheBestScaleOfAFineScan) {

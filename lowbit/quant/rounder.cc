@@ -25,8 +25,16 @@ Result<Rounded> without_note(MatrixView w, const InputStats& stats, const Scheme
   return Rounded{*std::move(tensor), {}};
 }
 
+/// Without data, the least squared error is not what an output loses least by (docs/methods.md).
+Result<QuantizedTensor> round_well(MatrixView w, const InputStats& stats, const Scheme& scheme,
+                                   ThreadPool& pool) {
+  InputStats weighted = stats;
+  weighted.favours_large = stats.mean_square.empty();
+  return round_to_nearest(w, weighted, scheme, pool);
+}
+
 constexpr std::array rounders{
-    Rounder{"rtn", Needs::weights, without_note<round_to_nearest>},
+    Rounder{"rtn", Needs::weights, without_note<round_well>},
     Rounder{"rtn-absmax", Needs::weights, without_note<round_absmax>},
     Rounder{"hqq", Needs::weights, without_note<round_half_quadratic>},
     Rounder{"gptq", Needs::hessian, round_gptq},

@@ -27,6 +27,9 @@ struct InputStats {
   std::span<const float> max_abs = {};   // (in): max |x_j|
   MatrixView hessian = {};               // (in, in): E[x x^T], symmetric
   std::int64_t n_tokens = 0;             // that the above were taken over
+  /// Scales are chosen as if the error of a number w counted sqrt(1 + w^2 / E[w^2]), E over its
+  /// group: what stands in for missing statistics, because large numbers do more for an output.
+  bool favours_large = false;
 };
 
 /// A rounded matrix, and what people should know about how it came to be: that a method gave up
