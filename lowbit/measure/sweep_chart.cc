@@ -278,13 +278,20 @@ std::string sweep_svg(const SweepSetting& setting, std::span<const SweepPoint> p
   const Axes axes = axes_of(points);
   const auto front = pareto_front(points);
   const std::string title = fmt::format("Quality against size: {}", setting.model);
+  const std::string setting_words = fmt::format("{}; {}", setting.text, setting.protocol);
+  constexpr double glyph = 6.6, margin = 16;  // about, and squeezed where that is too wide
+  const bool is_squeezed = glyph * static_cast<double>(setting_words.size()) > width - 2 * margin;
+  const std::string squeezed =
+      is_squeezed
+          ? fmt::format(" textLength=\"{}\" lengthAdjust=\"spacingAndGlyphs\"", width - 2 * margin)
+          : "";
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" role=\"img\" "
       "aria-label=\"{2}\">\n<style>{3}</style>\n"
       "<rect class=\"page\" width=\"{0}\" height=\"{1}\"/>\n"
       "<text class=\"text title\" x=\"16\" y=\"26\">{2}</text>\n"
-      "<text class=\"text quiet\" x=\"16\" y=\"46\">{4}; {5}</text>\n",
-      width, height, escaped(title), style, escaped(setting.text), escaped(setting.protocol));
+      "<text class=\"text quiet\" x=\"16\" y=\"46\"{4}>{5}</text>\n",
+      width, height, escaped(title), style, squeezed, escaped(setting_words));
   double x = 22;
   for (std::size_t i = 0; i < families.size(); ++i) {
     svg += fmt::format(

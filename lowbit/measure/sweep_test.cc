@@ -143,6 +143,10 @@ TEST(SweepChart, DrawsEveryPointInsideThePage) {
   EXPECT_EQ(svg.find("inf"), std::string::npos);
   for (const char* attribute : {"cx", "x", "x1", "x2"}) expect_inside(svg, attribute, 960);
   for (const char* attribute : {"cy", "y", "y1", "y2"}) expect_inside(svg, attribute, 620);
+  EXPECT_EQ(svg.find("textLength"), std::string::npos);
+  SweepSetting wordy = setting;
+  wordy.protocol.assign(200, 'w');
+  EXPECT_NE(sweep_svg(wordy, points).find("textLength=\"928\""), std::string::npos);
   EXPECT_TRUE(svg.ends_with("</svg>\n"));
   EXPECT_EQ(count(svg, "<text"), count(svg, "</text>"));
   EXPECT_EQ(count(svg, "<circle"), count(svg, "</circle>") + 2);  // two without a tooltip: families
