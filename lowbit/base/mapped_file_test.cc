@@ -23,12 +23,7 @@ std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-class Files : public ::testing::Test {
- protected:
-  std::string at(const char* name) const { return (folder / name).string(); }
-  const TemporaryFolder own;
-  const fs::path& folder = own.path();
-};
+class Files : public InFolder<::testing::Test> {};
 
 TEST_F(Files, MapsWhatIsThere) {
   std::ofstream(at("a")) << "hello";

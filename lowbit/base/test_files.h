@@ -40,6 +40,15 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+/// A test fixture with a folder of its own: `class Files : public InFolder<::testing::Test> {}`.
+template <class Fixture>
+class InFolder : public Fixture {
+ protected:
+  std::string at(const char* name) const { return (folder / name).string(); }
+  const TemporaryFolder own;
+  const std::filesystem::path& folder = own.path();
+};
+
 /// "" for a file that is not there.
 inline std::string read_bytes(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -15,12 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class TextFile : public ::testing::Test {
- protected:
-  std::string at(const char* name) const { return (folder / name).string(); }
-  const TemporaryFolder own;
-  const fs::path& folder = own.path();
-};
+class TextFile : public InFolder<::testing::Test> {};
 
 TEST_F(TextFile, ReadsWhatWasWritten) {
   constexpr std::size_t n_bytes = (3 << 20) + 7;  // several reads, the last one short

@@ -41,14 +41,7 @@ float hadamard_factor(std::int64_t block) {
 void apply_hadamard(std::int64_t block, std::span<float> x) {
   const auto n_block = static_cast<std::size_t>(block);
   LOWBIT_ASSERT(block > 0 && x.size() % n_block == 0);
-  for (std::size_t h = 1; h < n_block; h *= 2) {
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      if ((i % n_block & h) != 0) continue;
-      const float a = x[i], b = x[i + h];
-      x[i] = a + b;
-      x[i + h] = a - b;
-    }
-  }
+  add_and_subtract(n_block, x);
   const float factor = hadamard_factor(block);
   for (float& number : x) number *= factor;
 }

@@ -56,7 +56,7 @@ QuantizedTensor golden_tensor(const Checkpoint& checkpoint, const std::string& m
   return std::move(*tensor);
 }
 
-class CompressedTensors : public ::testing::Test {
+class CompressedTensors : public InFolder<::testing::Test> {
  protected:
   void SetUp() override {
     auto opened = open_checkpoint(golden.string());
@@ -77,8 +77,6 @@ class CompressedTensors : public ::testing::Test {
     auto opened = open_checkpoint(copy.string());
     return opened ? "no error" : opened.error().message();
   }
-  const TemporaryFolder own;
-  const fs::path& folder = own.path();
   std::unique_ptr<Checkpoint> checkpoint;
 };
 

@@ -27,7 +27,7 @@ float golden_number(std::size_t i) {
   return static_cast<float>(static_cast<int>(i % 17) - 8) / 4;
 }
 
-class Gguf : public ::testing::Test {
+class Gguf : public InFolder<::testing::Test> {
  protected:
   std::string write(const char* name, std::string_view bytes) const {
     std::ofstream(folder / name, std::ios::binary) << bytes;
@@ -38,8 +38,6 @@ class Gguf : public ::testing::Test {
     auto opened = open_gguf(write("bad.gguf", bytes));
     return opened ? "no error" : opened.error().message();
   }
-  const TemporaryFolder own;
-  const fs::path& folder = own.path();
 };
 
 void expect_golden_tensors(const Checkpoint& checkpoint) {

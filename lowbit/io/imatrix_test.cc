@@ -29,7 +29,7 @@ std::vector<float> golden_means(int k) {
   return means;
 }
 
-class ImatrixFile : public ::testing::Test {
+class ImatrixFile : public InFolder<::testing::Test> {
  protected:
   std::string error_of(std::string_view bytes) const {
     const std::string path = (folder / "bad").string();
@@ -39,8 +39,6 @@ class ImatrixFile : public ::testing::Test {
     EXPECT_TRUE(read.error().message().starts_with(path)) << read.error().message();
     return read.error().message().substr(path.size());
   }
-  const TemporaryFolder own;
-  const fs::path& folder = own.path();
 };
 
 void expect_golden(const Imatrix& imatrix) {

@@ -32,7 +32,7 @@ float golden_number(std::size_t i) {
   return static_cast<float>(static_cast<int>(i % 17) - 8) / 4;
 }
 
-class Safetensors : public ::testing::Test {
+class Safetensors : public InFolder<::testing::Test> {
  protected:
   std::string error_of(std::string_view bytes) const {
     write_bytes(folder / "bad.safetensors", bytes);
@@ -42,8 +42,16 @@ class Safetensors : public ::testing::Test {
     auto opened = open_checkpoint(path.string());
     return opened ? "no error" : opened.error().message();
   }
-  const TemporaryFolder own;
-  const fs::path& folder = own.path();
+  /// What the folder of the file `path` says once the bytes `good` stand there with `to`, of the
+  /// same length, for `from`.
+  static std::string error_with(const fs::path& path, const std::string& good,
+                                const std::string& from, const std::string& to) {
+    std::string bytes = good;
+    EXPECT_EQ(from.size(), to.size());
+    bytes.replace(bytes.find(from), from.size(), to);
+    write_bytes(path, bytes);
+    return message_of(path.parent_path());
+  }
 };
 
 void expect_has(const std::string& message, std::string_view part) {
@@ -389,11 +397,7 @@ TEST_F(Safetensors, DescriptionsThatCannotBe) {
   const fs::path path = folder / "out/model.safetensors";
   const std::string good = read_bytes(path);
   const auto with = [&](const std::string& from, const std::string& to) {
-    std::string bytes = good;
-    EXPECT_EQ(from.size(), to.size());
-    bytes.replace(bytes.find(from), from.size(), to);
-    write_bytes(path, bytes);
-    return message_of(folder / "out");
+    return error_with(path, good, from, to);
   };
   expect_has(with(R"(\"version\":1)", R"(\"version\":3)"), "version 3 of the lowbit convention");
   expect_has(with(R"(\"group\":[1,32])", R"(\"group\":[1,64])"), "another structure");
@@ -430,11 +434,7 @@ TEST_F(Safetensors, BasesAreStoredAndChecked) {
     expect_equal_planes(*tensor, model.tensors[i]);
   }
   const auto with = [&](const std::string& from, const std::string& to) {
-    std::string bytes = good;
-    EXPECT_EQ(from.size(), to.size());
-    bytes.replace(bytes.find(from), from.size(), to);
-    write_bytes(path, bytes);
-    return message_of(folder / "out");
+    return error_with(path, good, from, to);
   };
   expect_has(with(R"(\"hadamard\":32)", R"(\"hadamard\":64)"), "not whole blocks of 64");
   expect_has(with(R"(\"hadamard\":32)", R"(\"hadamard\":24)"), "a power of two, not of 24");

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "lowbit/base/assert.h"
+#include "lowbit/formats/basis.h"
 
 namespace lowbit {
 namespace {
@@ -136,14 +137,7 @@ void Rotation::apply(std::span<double> x) const {
   LOWBIT_ASSERT(static_cast<std::int64_t>(x.size()) == n_numbers_);
   for (std::size_t i = 0; i < x.size(); ++i) x[i] *= signs_[i];
   const auto n_sylvester = static_cast<std::size_t>(n_sylvester_);
-  for (std::size_t h = 1; h < n_sylvester; h *= 2) {
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      if ((i % n_sylvester & h) != 0) continue;
-      const double a = x[i], b = x[i + h];
-      x[i] = a + b;
-      x[i + h] = a - b;
-    }
-  }
+  add_and_subtract(n_sylvester, x);
   const double factor = 1 / std::sqrt(static_cast<double>(block()));
   if (n_paley_ == 1) {
     for (double& number : x) number *= factor;
