@@ -23,7 +23,8 @@ ORDER = [
 # What the literature says is retained: "<0.5 %" of accuracy lost at INT8, "0.5-1 %" at INT4.
 TASKS = [
     ("W8A16", "rtn:int8.channel"), ("W4A16 g128", "gptq:int4.g128"), ("W4A16 g128, plain", "rtn-absmax:int4.g128"),
-    ("W3A16 g128", "gptq:int3.g128"), ("W2A16 g64", "gptq:int2.g64"),
+    ("W4A16 g128, rotated", "hadamard+gptq:int4.g128"), ("W3A16 g128", "gptq:int3.g128"),
+    ("W3A16 g128, rotated", "hadamard+gptq:int3.g128"), ("W2A16 g64", "gptq:int2.g64"),
 ]  # fmt: skip
 
 
