@@ -203,14 +203,18 @@ class SchemaCompiler {
         is_const = keyword == std::string_view("const");
       }
     }
+    // The simple ones, of which there can be thousands, share one automaton.
     Nfa nfa;
+    std::vector<Node> nodes;
     const auto add = [&](const Json& value) {
       const bool is_valid = std::all_of(schemas.begin(), schemas.end(), [&](const Json* schema) {
         return validator_.validates(*schema, value);
       });
-      if (is_valid) {
-        nfa.accept(nfa.add_text(
-            Nfa::start, value.dump(-1, ' ', false, nlohmann::detail::error_handler_t::replace)));
+      if (!is_valid) return;
+      if (value.is_structured()) {
+        nodes.push_back(fixed(value));
+      } else {
+        nfa.accept(nfa.add_text(Nfa::start, dumped(value)));
       }
     };
     if (is_const) {
@@ -220,7 +224,25 @@ class SchemaCompiler {
     }
     auto dfa = nfa.determinize({.n_states = 200'000, .n_work = 20'000'000});
     if (!dfa) return std::move(dfa).error().in("enum at " + document_.place(*schemas[0]));
-    return builder_->text(*std::move(dfa));
+    nodes.push_back(builder_->text(*std::move(dfa)));
+    return builder_->choice(std::move(nodes));
+  }
+
+  static std::string dumped(const Json& scalar) {
+    return scalar.dump(-1, ' ', false, nlohmann::detail::error_handler_t::replace);
+  }
+
+  // One value, with the white space that a printer might put. No deeper than the schema.
+  Node fixed(const Json& value) {
+    if (!value.is_structured() || value.empty()) return builder_->literal(dumped(value));
+    std::vector<Node> nodes{text_.with_space_after(value.is_object() ? "{" : "[")};
+    for (auto entry = value.begin(); entry != value.end(); ++entry) {
+      if (entry != value.begin()) nodes.push_back(text_.with_space_after(","));
+      if (value.is_object()) nodes.push_back(text_.with_space_after(dumped(entry.key()) + ":"));
+      nodes.push_back(fixed(*entry));
+    }
+    nodes.push_back(text_.with_space_before(value.is_object() ? "}" : "]"));
+    return builder_->sequence(std::move(nodes));
   }
 
   Result<Node> number(const Conjunction& schemas, bool is_integer) {
@@ -417,9 +439,7 @@ class SchemaCompiler {
     }
     for (std::size_t i = properties.size(); i-- > 0;) {
       const Property& property = properties[i];
-      const Node key = text_.with_space_after(
-          Json(property.name).dump(-1, ' ', false, nlohmann::detail::error_handler_t::replace) +
-          ":");
+      const Node key = text_.with_space_after(dumped(property.name) + ":");
       const Node pair = builder_->sequence({key, value(member(schemas, property.name)), rest[1]});
       std::vector<Node> first{pair}, later{builder_->sequence({comma, pair})};
       if (!property.is_required) {

@@ -131,7 +131,7 @@ TEST(JsonSchema, refuses_by_name_and_place) {
             "the keyword \"if\" at #/$defs/a is not supported");
   EXPECT_EQ(refusal(R"({"items": {"minItems": -1}})"),
             "\"minItems\" at #/items must be a whole number that is not negative");
-  EXPECT_EQ(refusal(R"({"type": "strin"})").substr(0, 33), "\"type\" at # must be null, boolean,");
+  EXPECT_EQ(refusal(R"({"type": "strin"})").substr(0, 34), "\"type\" at # must be null, boolean,");
   EXPECT_EQ(
       refusal(R"({"type": "number", "multipleOf": 0.1})"),
       "\"multipleOf\" at # must be a whole number of at most 10000: no other can be held while "
