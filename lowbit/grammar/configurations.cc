@@ -114,7 +114,7 @@ void Configurations::repeat(Set& set, std::uint32_t id, std::uint32_t count, std
   const GrammarNode& node = grammar_->node(id);
   if (count < node.max) {
     // Without a maximum counts beyond the minimum make no difference.
-    const bool is_enough = node.max == GrammarNode::unlimited && count >= node.min;
+    const bool is_enough = node.max == GrammarNode::unlimited && count > node.min;
     enter(set, node.children[0], push(stack, id, is_enough ? count : count + 1));
   }
   if (count >= node.min) leave(set, stack);
@@ -143,31 +143,36 @@ void Configurations::leave(Set& set, std::uint32_t stack) {
   }
 }
 
-Configurations::PlainText Configurations::plain_text(Id id) {
+Configurations::StringPlace Configurations::string_place(Id id) {
   const Set& set = *sets_[static_cast<std::size_t>(id)];
-  PlainText plain;
-  Set others;
+  StringPlace place;
+  const Thread* found = nullptr;
   for (const Thread& thread : set.threads) {
-    const Frame& frame = frames_[thread.stack];
-    const GrammarNode& node = grammar_->node(frame.node);
-    const bool is_plain = thread.state == 0 && thread.stack != 0 &&
-                          grammar_->text(thread.text).is_string_character &&
-                          node.kind == GrammarNode::Kind::repeat;
-    if (!is_plain) {
-      others.threads.push_back(thread);
-      continue;
-    }
-    // The frame counts the character that is about to come.
-    const std::uint32_t n_chars =
-        node.max == GrammarNode::unlimited ? GrammarNode::unlimited : node.max - frame.index + 1;
-    plain.n_chars = std::max(plain.n_chars, n_chars);
+    const GrammarText& text = grammar_->text(thread.text);
+    const bool is_at_start = thread.state == 0 && thread.stack != 0 && text.part > place.part;
+    if (!is_at_start) continue;
+    if (grammar_->node(frames_[thread.stack].node).kind != GrammarNode::Kind::repeat) continue;
+    found = &thread;
+    place.part = text.part;
   }
-  if (plain.n_chars == 0) {
-    plain.others = id;
-  } else if (!others.threads.empty()) {
-    plain.others = number_of(std::move(others));
+  place.others = id;
+  if (found == nullptr) return place;
+
+  // The frame counts the character that is about to come.
+  const Frame frame = frames_[found->stack];
+  const GrammarNode& node = grammar_->node(frame.node);
+  const bool is_unlimited = node.max == GrammarNode::unlimited;
+  place.n_most = is_unlimited ? GrammarNode::unlimited : node.max - frame.index + 1;
+  place.n_least = node.min < frame.index ? 0 : node.min - frame.index + 1;
+  Set others, end;
+  for (const Thread& thread : set.threads) {
+    if (&thread != found) others.threads.push_back(thread);
   }
-  return plain;
+  place.others = others.threads.empty() ? dead : number_of(std::move(others));
+  n_steps_ = 0;
+  leave(end, frame.below);
+  place.end = number_of(std::move(end));
+  return place;
 }
 
 Configurations::Id Configurations::import(const Configurations& from, Id id) {

@@ -35,13 +35,16 @@ class Configurations {
   /// Nothing can follow.
   bool is_final(Id id) const { return sets_[static_cast<std::size_t>(id)]->threads.empty(); }
 
-  /// How many more plain characters of a string may follow (unlimited: GrammarNode::unlimited) on
-  /// a way on which they are all that is asked for, and the configuration without these ways.
-  struct PlainText {
-    std::uint32_t n_chars = 0;
-    Id others = dead;
+  /// What is known of a place between two characters of a string without looking at bytes.
+  struct StringPlace {
+    StringPart part = StringPart::none;  // of the characters that follow
+    std::uint32_t n_least = 0;           // so many have to follow,
+    std::uint32_t n_most = 0;            // and so many may (or GrammarNode::unlimited)
+    Id end = dead;                       // after the last one
+    Id others = dead;                    // the configuration without this way on
   };
-  PlainText plain_text(Id id);
+  /// Of several ways on through strings, `any` before `plain`, it tells one.
+  StringPlace string_place(Id id);
 
   /// The same configuration among others of the same grammar, which may have forgotten it.
   Id import(const Configurations& from, Id id);

@@ -41,9 +41,9 @@ GrammarBuilder::Node GrammarBuilder::add(GrammarNode node) {
   return static_cast<Node>(grammar_.nodes_.size() - 1);
 }
 
-GrammarBuilder::Node GrammarBuilder::text(Dfa dfa, bool is_string_character) {
+GrammarBuilder::Node GrammarBuilder::text(Dfa dfa, StringPart part) {
   n_states_ += dfa.states.size();
-  grammar_.texts_.push_back({std::move(dfa), is_string_character});
+  grammar_.texts_.push_back({std::move(dfa), part});
   return add({.kind = GrammarNode::Kind::text,
               .id = static_cast<std::uint32_t>(grammar_.texts_.size() - 1)});
 }

@@ -33,11 +33,16 @@ struct GrammarNode {
   std::uint32_t min = 0, max = unlimited;    // of repeat
 };
 
+/// Texts that are one character of a JSON string get their masks without a walk (token_masks.h).
+enum class StringPart : std::uint8_t {
+  none,
+  plain,  // a character that stands for itself: no quote, backslash or control character
+  any     // or an escape: string_character() of json_text.h
+};
+
 struct GrammarText {
   Dfa dfa;
-  /// One character of a JSON string: every character that stands for itself in a string leads from
-  /// the start to the end of it (plain text, token_masks.h).
-  bool is_string_character = false;
+  StringPart part = StringPart::none;
 };
 
 class Grammar {
@@ -62,7 +67,7 @@ class GrammarBuilder {
  public:
   using Node = std::uint32_t;
 
-  Node text(Dfa dfa, bool is_string_character = false);
+  Node text(Dfa dfa, StringPart part = StringPart::none);
   Node literal(std::string_view bytes);
   Node sequence(std::vector<Node> parts);
   Node choice(std::vector<Node> alternatives);

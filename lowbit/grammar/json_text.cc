@@ -39,8 +39,31 @@ void add_hex_digits(Nfa& nfa, State from, int n_digits, State to) {
   }
 }
 
-// A plain character or an escape. Surrogates come in pairs, or the text would not be Unicode.
-Dfa string_characters() {
+bool is_plain(std::string_view text) {
+  return std::none_of(text.begin(), text.end(), [](char c) {
+    return c == '"' || c == '\\' || static_cast<unsigned char>(c) < ' ';
+  });
+}
+
+State add_space(Nfa& nfa, State from) {
+  const State end = nfa.add_state();
+  nfa.add_empty_edge(from, end);
+  nfa.add_empty_edge(nfa.add_text(from, " "), end);
+  State line = nfa.add_text(from, "\n");
+  nfa.add_empty_edge(line, end);
+  for (int i = 0; i < max_indentation; ++i) {
+    const State next = nfa.add_state();
+    nfa.add_edge(line, ' ', ' ', next);
+    nfa.add_edge(line, '\t', '\t', next);
+    nfa.add_empty_edge(next, end);
+    line = next;
+  }
+  return end;
+}
+
+}  // namespace
+
+Dfa string_character() {
   Nfa nfa;
   const State end = nfa.add_dfa(Nfa::start, plain_characters());
   nfa.accept(end);
@@ -78,34 +101,10 @@ Dfa string_characters() {
   return built(nfa.determinize());
 }
 
-bool is_plain(std::string_view text) {
-  return std::none_of(text.begin(), text.end(), [](char c) {
-    return c == '"' || c == '\\' || static_cast<unsigned char>(c) < ' ';
-  });
-}
-
-State add_space(Nfa& nfa, State from) {
-  const State end = nfa.add_state();
-  nfa.add_empty_edge(from, end);
-  nfa.add_empty_edge(nfa.add_text(from, " "), end);
-  State line = nfa.add_text(from, "\n");
-  nfa.add_empty_edge(line, end);
-  for (int i = 0; i < max_indentation; ++i) {
-    const State next = nfa.add_state();
-    nfa.add_edge(line, ' ', ' ', next);
-    nfa.add_edge(line, '\t', '\t', next);
-    nfa.add_empty_edge(next, end);
-    line = next;
-  }
-  return end;
-}
-
-}  // namespace
-
 JsonText::JsonText(GrammarBuilder& builder)
     : builder_(&builder),
-      character_(builder.text(string_characters(), true)),
-      key_character_(builder.text(plain_characters(), true)) {}
+      character_(builder.text(string_character(), StringPart::any)),
+      key_character_(builder.text(plain_characters(), StringPart::plain)) {}
 
 JsonText::Node JsonText::with_space_after(std::string_view bytes) {
   const std::string name = "<" + std::string(bytes);

@@ -15,6 +15,10 @@ namespace lowbit {
 
 inline constexpr int max_indentation = 40;
 
+/// One character of a string, or an escape, as bytes. Surrogates come in pairs, or the text would
+/// not be Unicode.
+Dfa string_character();
+
 class JsonText {
  public:
   using Node = GrammarBuilder::Node;

@@ -98,25 +98,8 @@ void TokenMasks::bring_up_to_date(Place& place) {
   place.configurations = configurations_;
 }
 
-TokenMasks::Mask TokenMasks::compute(Configurations::Id id) {
-  Mask mask(vocabulary_->n_mask_words(), 0);
-  const Configurations::PlainText plain = configurations_->plain_text(id);
-  if (plain.n_chars > 0) {
-    const std::span<const std::uint64_t> tokens = vocabulary_->plain_of(plain.n_chars);
-    std::copy(tokens.begin(), tokens.end(), mask.begin());
-  }
-  if (plain.others != Configurations::dead) walk(vocabulary_->plain(), plain.others, mask);
-  walk(vocabulary_->others(), id, mask);
-  bool may_end = configurations_->is_accepting(id);
-  // Only a vocabulary without tokens for some bytes leads here; generation must end somehow.
-  may_end |= std::all_of(mask.begin(), mask.end(), [](std::uint64_t word) { return word == 0; });
-  if (may_end) {
-    for (const TokenId end : vocabulary_->end_ids()) set_bit(mask, end);
-  }
-  return mask;
-}
-
-void TokenMasks::walk(const TokenTrie& trie, Configurations::Id id, Mask& mask) {
+template <class Take>
+void TokenMasks::walk(const TokenTrie& trie, Configurations::Id id, Take take) {
   const std::span<const TokenTrie::Node> nodes = trie.nodes();
   path_[0] = id;
   for (std::size_t i = 0; i + 1 < nodes.size();) {
@@ -129,9 +112,42 @@ void TokenMasks::walk(const TokenTrie& trie, Configurations::Id id, Mask& mask) 
     path_[node.depth] = after;
     ++i;
     for (std::uint32_t t = node.first_token; t < nodes[i].first_token; ++t) {
-      set_bit(mask, trie.tokens()[t]);
+      take(trie.tokens()[t]);
     }
   }
+}
+
+TokenMasks::Mask TokenMasks::compute(Configurations::Id id) {
+  Mask mask(vocabulary_->n_mask_words(), 0);
+  const auto take = [&](TokenId token) { set_bit(mask, token); };
+  Configurations::Id rest = id;
+  Configurations::StringPlace string = configurations_->string_place(rest);
+  for (; string.part == StringPart::any; string = configurations_->string_place(rest)) {
+    const std::span<const std::uint64_t> inside = vocabulary_->inside_of(string.n_most);
+    for (std::size_t w = 0; w < mask.size(); ++w) mask[w] |= inside[w];
+    walk(vocabulary_->closing(), string.end, [&](TokenId token) {
+      const std::uint32_t n_chars = vocabulary_->n_chars_before_quote(token);
+      if (n_chars >= string.n_least && n_chars <= string.n_most) set_bit(mask, token);
+    });
+    rest = string.others;
+    if (rest == Configurations::dead) break;
+  }
+  // In strings of plain characters other tokens (a quote, half a character) are walked.
+  if (rest != Configurations::dead) {
+    if (string.part == StringPart::plain) {
+      const std::span<const std::uint64_t> plain = vocabulary_->plain_of(string.n_most);
+      for (std::size_t w = 0; w < mask.size(); ++w) mask[w] |= plain[w];
+    }
+    if (string.others != Configurations::dead) walk(vocabulary_->plain(), string.others, take);
+    walk(vocabulary_->others(), rest, take);
+  }
+  bool may_end = configurations_->is_accepting(id);
+  // Only a vocabulary without tokens for some bytes leads here; generation must end somehow.
+  may_end |= std::all_of(mask.begin(), mask.end(), [](std::uint64_t word) { return word == 0; });
+  if (may_end) {
+    for (const TokenId end : vocabulary_->end_ids()) set_bit(mask, end);
+  }
+  return mask;
 }
 
 std::unique_ptr<TokenConstraint> constrain(std::shared_ptr<TokenMasks> masks) {

@@ -45,7 +45,9 @@ class TokenMasks {
   using Mask = std::vector<std::uint64_t>;
   void bring_up_to_date(Place& place);
   Mask compute(Configurations::Id id);
-  void walk(const TokenTrie& trie, Configurations::Id id, Mask& mask);
+  // Calls take(token) for every token of the trie that may follow.
+  template <class Take>
+  void walk(const TokenTrie& trie, Configurations::Id id, Take take);
 
   std::mutex mutex_;
   std::shared_ptr<const Grammar> grammar_;

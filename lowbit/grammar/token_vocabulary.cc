@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "lowbit/grammar/json_text.h"
 #include "lowbit/model/utf8.h"
 
 namespace lowbit {
@@ -17,18 +18,50 @@ void set_bit(std::vector<std::uint64_t>& mask, TokenId id) {
   mask[bit / word_bits] |= std::uint64_t{1} << (bit % word_bits);
 }
 
-std::size_t n_characters(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  }));
-}
-
-bool is_plain(std::string_view bytes) {
+bool is_plain_text(std::string_view bytes) {
   const auto is_special = [](char c) {
     return c == '"' || c == '\\' || static_cast<unsigned char>(c) < ' ';
   };
   return std::none_of(bytes.begin(), bytes.end(), is_special) &&
          utf8_valid_bytes(bytes) == bytes.size();
+}
+
+// What a token means between two characters of a string.
+struct StringToken {
+  enum class Kind { inside, closing, neither } kind = Kind::neither;
+  std::uint32_t n_chars = 0;  // begun, before the quote if there is one
+  std::size_t quote_at = 0;
+};
+
+StringToken read_in_string(const Dfa& character, std::string_view bytes) {
+  StringToken token;
+  std::uint32_t state = 0;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const auto next = character.next(state, static_cast<unsigned char>(bytes[i]));
+    if (!next) {
+      const bool is_closing = state == 0 && bytes[i] == '"';
+      token.kind = is_closing ? StringToken::Kind::closing : StringToken::Kind::neither;
+      token.quote_at = i;
+      return token;
+    }
+    token.n_chars += state == 0 ? 1 : 0;
+    state = character.states[*next].is_accepting ? 0 : *next;
+  }
+  token.kind = StringToken::Kind::inside;
+  return token;
+}
+
+std::vector<std::vector<std::uint64_t>> masks_by_chars(
+    const std::vector<std::pair<std::uint32_t, TokenId>>& tokens, std::size_t n_words) {
+  std::uint32_t max_chars = 0;
+  for (const auto& [n_chars, id] : tokens) max_chars = std::max(max_chars, n_chars);
+  std::vector<std::vector<std::uint64_t>> masks(max_chars + 1,
+                                                std::vector<std::uint64_t>(n_words, 0));
+  for (const auto& [n_chars, id] : tokens) set_bit(masks[n_chars], id);
+  for (std::size_t i = 1; i < masks.size(); ++i) {
+    for (std::size_t w = 0; w < n_words; ++w) masks[i][w] |= masks[i - 1][w];
+  }
+  return masks;
 }
 
 }  // namespace
@@ -73,19 +106,31 @@ TokenVocabulary::TokenVocabulary(std::vector<std::string> tokens, std::vector<To
                                  std::vector<TokenTrie::Token> others)
     : tokens_(std::move(tokens)),
       end_ids_(std::move(end_ids)),
-      plain_(plain),
-      others_(std::move(others)) {
-  std::size_t max_chars = 0;
-  for (const TokenTrie::Token& token : plain) {
-    max_chars = std::max(max_chars, n_characters(token.bytes));
+      plain_(std::move(plain)),
+      others_(std::move(others)),
+      closing_({}),
+      n_chars_(tokens_.size(), 0) {
+  sort_by_string();
+}
+
+void TokenVocabulary::sort_by_string() {
+  const Dfa character = string_character();
+  std::vector<std::pair<std::uint32_t, TokenId>> plain, inside;
+  std::vector<TokenTrie::Token> closing;
+  for (const TokenTrie* trie : {&plain_, &others_}) {
+    for (const TokenId id : trie->tokens()) {
+      const StringToken token = read_in_string(character, bytes(id));
+      n_chars_[static_cast<std::size_t>(id)] = token.n_chars;
+      if (token.kind == StringToken::Kind::inside) inside.emplace_back(token.n_chars, id);
+      if (token.kind == StringToken::Kind::closing) {
+        closing.push_back({bytes(id).substr(token.quote_at), id});
+      }
+      if (trie == &plain_) plain.emplace_back(token.n_chars, id);
+    }
   }
-  plain_masks_.assign(max_chars + 1, std::vector<std::uint64_t>(n_mask_words(), 0));
-  for (const TokenTrie::Token& token : plain) {
-    set_bit(plain_masks_[n_characters(token.bytes)], token.id);
-  }
-  for (std::size_t i = 1; i <= max_chars; ++i) {
-    for (std::size_t w = 0; w < n_mask_words(); ++w) plain_masks_[i][w] |= plain_masks_[i - 1][w];
-  }
+  plain_masks_ = masks_by_chars(plain, n_mask_words());
+  inside_masks_ = masks_by_chars(inside, n_mask_words());
+  closing_ = TokenTrie(std::move(closing));
 }
 
 Result<std::shared_ptr<const TokenVocabulary>> TokenVocabulary::create(
@@ -115,7 +160,7 @@ Result<std::shared_ptr<const TokenVocabulary>> TokenVocabulary::create(
   for (TokenId id = 0; id < n_tokens; ++id) {
     const std::string& bytes = owned[static_cast<std::size_t>(id)];
     if (bytes.empty()) continue;
-    if (is_plain(bytes)) {
+    if (is_plain_text(bytes)) {
       plain.push_back({bytes, id});
     } else if (has_continuations || utf8_valid_bytes(bytes) == bytes.size()) {
       others.push_back({bytes, id});
@@ -148,6 +193,10 @@ bool TokenVocabulary::is_end(TokenId id) const {
 
 std::span<const std::uint64_t> TokenVocabulary::plain_of(std::uint32_t max_chars) const {
   return plain_masks_[std::min<std::size_t>(max_chars, plain_masks_.size() - 1)];
+}
+
+std::span<const std::uint64_t> TokenVocabulary::inside_of(std::uint32_t max_chars) const {
+  return inside_masks_[std::min<std::size_t>(max_chars, inside_masks_.size() - 1)];
 }
 
 }  // namespace lowbit

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A vocabulary in the order in which masks are found: two tries of token bytes. Tokens that are
-// nothing but plain characters of a JSON string (no quote, backslash, control character or broken
-// character) stand apart: inside a string all of them are allowed, and a mask by their number of
-// characters answers for them without a walk. They are most of a vocabulary.
+// A vocabulary in the order in which masks are found. Everything is a trie of token bytes; but what
+// tokens mean between two characters of a JSON string is known beforehand, and most masks are asked
+// for there: tokens that stay inside the string are masks by their number of characters, and those
+// that end it are a small trie of what they have from the quote on. Tokens of plain characters
+// alone (no quote, backslash, control character or broken character) are most of a vocabulary and
+// have a trie of their own.
 #pragma once
 
 #include <cstdint>
@@ -64,8 +66,16 @@ class TokenVocabulary {
 
   const TokenTrie& plain() const { return plain_; }
   const TokenTrie& others() const { return others_; }
-  /// All plain tokens of at most so many characters, as a mask.
+  /// Tokens of at most so many plain characters, as a mask.
   std::span<const std::uint64_t> plain_of(std::uint32_t max_chars) const;
+  /// Tokens that begin at most so many characters of a string, escapes and parts of characters
+  /// included, and do not end it.
+  std::span<const std::uint64_t> inside_of(std::uint32_t max_chars) const;
+  /// Tokens that end a string, from the quote on; how many characters they have before it.
+  const TokenTrie& closing() const { return closing_; }
+  std::uint32_t n_chars_before_quote(TokenId id) const {
+    return n_chars_[static_cast<std::size_t>(id)];
+  }
 
  private:
   TokenVocabulary(std::vector<std::string> tokens, std::vector<TokenId> end_ids,
@@ -74,7 +84,12 @@ class TokenVocabulary {
   std::vector<std::string> tokens_;
   std::vector<TokenId> end_ids_;  // sorted
   TokenTrie plain_, others_;
-  std::vector<std::vector<std::uint64_t>> plain_masks_;  // by number of characters, from 0
+  using Masks = std::vector<std::vector<std::uint64_t>>;  // by number of characters, from 0
+  void sort_by_string();
+
+  Masks plain_masks_, inside_masks_;
+  TokenTrie closing_;
+  std::vector<std::uint32_t> n_chars_;  // by token
 };
 
 }  // namespace lowbit
