@@ -11,8 +11,27 @@ namespace {
 
 Error too_large(const AutomatonLimits& limits) {
   return Error("needs an automaton of more than " + std::to_string(limits.n_states) +
-               " states or too long to build; make it simpler or its counts smaller");
+               " states, or takes too long to build; make it simpler or its counts smaller");
 }
+
+// Whether it may go on; counts what was done since the last time.
+class WorkMeter {
+ public:
+  explicit WorkMeter(const AutomatonLimits& limits) : limits_(&limits) {}
+  bool allows(std::size_t n_states, std::size_t n_work) {
+    if (limits_->n_work_left != nullptr) {
+      const std::size_t n_new = n_work - n_counted_;
+      if (n_new > *limits_->n_work_left) return false;
+      *limits_->n_work_left -= n_new;
+      n_counted_ = n_work;
+    }
+    return n_states <= limits_->n_states && n_work <= limits_->n_work;
+  }
+
+ private:
+  const AutomatonLimits* limits_;
+  std::size_t n_counted_ = 0;
+};
 
 void append_edge(std::vector<Dfa::Edge>& edges, Dfa::Edge edge) {
   if (!edges.empty() && edges.back().target == edge.target && edges.back().last + 1 == edge.first) {
@@ -94,6 +113,7 @@ void Nfa::close(std::vector<State>& states, Marks& marks, std::size_t& n_work) c
 }
 
 Result<Dfa> Nfa::determinize(const AutomatonLimits& limits) const {
+  WorkMeter meter(limits);
   Dfa dfa;
   std::map<std::vector<State>, std::uint32_t> ids;
   std::vector<const std::vector<State>*> sets;
@@ -147,7 +167,7 @@ Result<Dfa> Nfa::determinize(const AutomatonLimits& limits) const {
       append_edge(made, {cuts[c], cuts[c + 1] - 1, id_of(std::move(set))});
     }
     dfa.states[i].edges = std::move(made);
-    if (sets.size() > limits.n_states || n_work > limits.n_work) return too_large(limits);
+    if (!meter.allows(sets.size(), n_work)) return too_large(limits);
   }
   return trimmed(std::move(dfa));
 }
@@ -155,6 +175,7 @@ Result<Dfa> Nfa::determinize(const AutomatonLimits& limits) const {
 Result<Dfa> intersect(const Dfa& a, const Dfa& b, const AutomatonLimits& limits) {
   if (a.is_empty() || b.is_empty()) return Dfa{};
   using Pair = std::pair<std::uint32_t, std::uint32_t>;
+  WorkMeter meter(limits);
   Dfa both;
   std::map<Pair, std::uint32_t> ids;
   std::vector<Pair> pairs;
@@ -185,7 +206,7 @@ Result<Dfa> intersect(const Dfa& a, const Dfa& b, const AutomatonLimits& limits)
       }
     }
     both.states[i].edges = std::move(made);
-    if (pairs.size() > limits.n_states || n_work > limits.n_work) return too_large(limits);
+    if (!meter.allows(pairs.size(), ++n_work)) return too_large(limits);
   }
   return trimmed(std::move(both));
 }

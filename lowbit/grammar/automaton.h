@@ -37,6 +37,7 @@ struct Dfa {
 struct AutomatonLimits {
   std::size_t n_states = 20'000;
   std::size_t n_work = 20'000'000;
+  std::size_t* n_work_left = nullptr;  // of several automata together: taken from if given
 };
 
 /// Nondeterministic, with empty edges: what patterns and numbers are written as.

@@ -24,6 +24,8 @@ namespace {
 
 using Node = GrammarBuilder::Node;
 
+// Of all automata of patterns, numbers and lists together: half a second.
+constexpr std::size_t max_work = 40'000'000;
 constexpr std::size_t max_rules = 5000, max_properties = 256;
 constexpr std::uint32_t unlimited = GrammarNode::unlimited;
 
@@ -222,7 +224,8 @@ class SchemaCompiler {
     } else {
       for (const Json& value : *first) add(value);
     }
-    auto dfa = nfa.determinize({.n_states = 200'000, .n_work = 20'000'000});
+    auto dfa =
+        nfa.determinize({.n_states = 200'000, .n_work = max_work, .n_work_left = &n_work_left_});
     if (!dfa) return std::move(dfa).error().in("enum at " + document_.place(*schemas[0]));
     nodes.push_back(builder_->text(*std::move(dfa)));
     return builder_->choice(std::move(nodes));
@@ -293,7 +296,7 @@ class SchemaCompiler {
     }
     key += ' ' + std::to_string(range.multiple_of.value_or(0));
     if (const auto known = numbers_.find(key); known != numbers_.end()) return known->second;
-    auto dfa = numbers_in(range);
+    auto dfa = numbers_in(range, &n_work_left_);
     if (!dfa) return std::move(dfa).error().in("the number at " + document_.place(*schemas[0]));
     return numbers_[key] = builder_->text(*std::move(dfa));
   }
@@ -316,8 +319,8 @@ class SchemaCompiler {
     if (const auto known = strings_.find(key); known != strings_.end()) return known->second;
     std::optional<Dfa> all;
     for (const auto& [pattern, schema] : patterns) {
-      auto dfa = compile_pattern(pattern);
-      if (dfa && all) dfa = intersect(*all, *dfa);
+      auto dfa = compile_pattern(pattern, &n_work_left_);
+      if (dfa && all) dfa = intersect(*all, *dfa, {.n_work_left = &n_work_left_});
       if (!dfa) return std::move(dfa).error().in("\"pattern\" at " + document_.place(*schema));
       all = *std::move(dfa);
     }
@@ -326,11 +329,11 @@ class SchemaCompiler {
       std::optional<std::uint64_t> max;
       if (counts.max != unlimited) max = counts.max;
       auto lengths = texts_of_length(counts.min, max);
-      if (lengths) lengths = intersect(*all, *lengths);
+      if (lengths) lengths = intersect(*all, *lengths, {.n_work_left = &n_work_left_});
       if (!lengths) return std::move(lengths).error().in(place);
       all = *std::move(lengths);
     }
-    auto bytes = json_string_of(*all);
+    auto bytes = json_string_of(*all, &n_work_left_);
     if (!bytes) return std::move(bytes).error().in(place);
     return strings_[key] = builder_->text(*std::move(bytes));
   }
@@ -469,6 +472,7 @@ class SchemaCompiler {
   std::map<Conjunction, std::uint32_t> rules_;
   std::vector<std::pair<const Conjunction*, std::uint32_t>> waiting_;
   std::map<std::string, Node> numbers_, strings_;
+  std::size_t n_work_left_ = max_work;
 };
 
 }  // namespace

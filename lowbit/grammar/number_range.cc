@@ -144,7 +144,7 @@ Dfa multiples_of(std::uint32_t divisor) {
 
 // Magnitudes from min to max, where absent means unbounded.
 Result<Dfa> magnitudes(const std::optional<NumberBound>& min, const std::optional<NumberBound>& max,
-                       const NumberRange& range) {
+                       const NumberRange& range, std::size_t* n_work_left) {
   const bool is_bounded = range.min || range.max;
   std::size_t n_whole = 1;
   for (const auto* bound : {&range.min, &range.max}) {
@@ -168,7 +168,7 @@ Result<Dfa> magnitudes(const std::optional<NumberBound>& min, const std::optiona
   }
   if (dfa && range.multiple_of) {
     dfa = intersect(*dfa, multiples_of(*range.multiple_of),
-                    {.n_states = 400'000, .n_work = 20'000'000});
+                    {.n_states = 400'000, .n_work_left = n_work_left});
   }
   return dfa;
 }
@@ -213,14 +213,14 @@ Result<Decimal> decimal_of(const nlohmann::ordered_json& number) {
   return decimal;
 }
 
-Result<Dfa> numbers_in(const NumberRange& range) {
+Result<Dfa> numbers_in(const NumberRange& range, std::size_t* n_work_left) {
   Nfa nfa;
   std::optional<NumberBound> positive_min = range.min, positive_max = range.max;
   const bool has_positive = !range.max || !range.max->value.is_negative;
   const bool has_negative = !range.min || range.min->value.is_negative;
   if (positive_min && positive_min->value.is_negative) positive_min.reset();
   if (has_positive) {
-    auto dfa = magnitudes(positive_min, positive_max, range);
+    auto dfa = magnitudes(positive_min, positive_max, range, n_work_left);
     if (!dfa) return dfa;
     nfa.accept(nfa.add_dfa(Nfa::start, *dfa));
   }
@@ -228,11 +228,11 @@ Result<Dfa> numbers_in(const NumberRange& range) {
     // -max <= magnitude <= -min; a maximum of exactly 0 that is excluded excludes -0 too.
     std::optional<NumberBound> min, max = range.min;
     if (range.max && (range.max->value.is_negative || range.max->value.is_zero())) min = range.max;
-    auto dfa = magnitudes(min, max, range);
+    auto dfa = magnitudes(min, max, range, n_work_left);
     if (!dfa) return dfa;
     nfa.accept(nfa.add_dfa(nfa.add_text(Nfa::start, "-"), *dfa));
   }
-  return nfa.determinize({.n_states = 400'000, .n_work = 40'000'000});
+  return nfa.determinize({.n_states = 400'000, .n_work_left = n_work_left});
 }
 
 }  // namespace lowbit

@@ -39,6 +39,6 @@ struct NumberRange {
 inline constexpr std::uint32_t max_multiple_of = 10'000;
 
 /// Numbers without bounds may have an exponent of two digits, numbers with bounds none.
-Result<Dfa> numbers_in(const NumberRange& range);
+Result<Dfa> numbers_in(const NumberRange& range, std::size_t* n_work_left = nullptr);
 
 }  // namespace lowbit

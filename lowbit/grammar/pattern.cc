@@ -404,7 +404,7 @@ class Utf8Ranges {
 
 }  // namespace
 
-Result<Dfa> compile_pattern(std::string_view pattern) {
+Result<Dfa> compile_pattern(std::string_view pattern, std::size_t* n_work_left) {
   if (utf8_valid_bytes(pattern) != pattern.size()) return Error("the pattern is not UTF-8");
   auto term = PatternParser(pattern).parse();
   if (!term) return std::move(term).error();
@@ -416,7 +416,7 @@ Result<Dfa> compile_pattern(std::string_view pattern) {
                  std::to_string(max_nfa_states) + " states");
   }
   nfa.accept(end);
-  auto dfa = nfa.determinize();
+  auto dfa = nfa.determinize({.n_work_left = n_work_left});
   if (!dfa) return std::move(dfa).error().in(name);
   return dfa;
 }
@@ -469,7 +469,7 @@ Result<Dfa> utf8_of(const Dfa& code_points) {
   return nfa.determinize(byte_limits);
 }
 
-Result<Dfa> json_string_of(const Dfa& code_points) {
+Result<Dfa> json_string_of(const Dfa& code_points, std::size_t* n_work_left) {
   Nfa nfa;
   if (code_points.is_empty()) return Dfa{};
   std::vector<Nfa::State> states;
@@ -499,7 +499,9 @@ Result<Dfa> json_string_of(const Dfa& code_points) {
       }
     }
   }
-  return nfa.determinize(byte_limits);
+  AutomatonLimits limits = byte_limits;
+  limits.n_work_left = n_work_left;
+  return nfa.determinize(limits);
 }
 
 }  // namespace lowbit

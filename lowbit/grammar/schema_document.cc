@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t max_document_depth = 128, max_document_values = 100'000;
 constexpr std::size_t max_chain = 64, max_alternatives = 256;
-constexpr int max_steps = 20'000;
+constexpr std::size_t max_steps = 2'000'000, max_pending = 1000;
 
 enum class Shape {
   annotation,
@@ -266,23 +266,23 @@ Result<std::vector<Conjunction>> SchemaDocument::alternatives(const Conjunction&
   std::vector<Pending> pending;
   for (const Json* schema : conjunction) pending.push_back({schema, false, {}});
   std::vector<Conjunction> results;
-  int n_steps = 0;
-  if (auto status = expand(std::move(pending), {}, results, n_steps); !status) {
+  if (auto status = expand(std::move(pending), {}, results); !status) {
     return std::move(status).error();
   }
   return results;
 }
 
 Status SchemaDocument::expand(std::vector<Pending> pending, Conjunction done,
-                              std::vector<Conjunction>& results, int& n_steps) {
+                              std::vector<Conjunction>& results) {
   while (!pending.empty()) {
+    n_steps_ += pending.size();
     Pending next = std::move(pending.front());
     pending.erase(pending.begin());
     if (next.is_choice) {
       for (const Json& choice : *next.schema) {
         std::vector<Pending> rest{{&choice, false, next.by}};
         rest.insert(rest.end(), pending.begin(), pending.end());
-        if (auto status = expand(std::move(rest), done, results, n_steps); !status) return status;
+        if (auto status = expand(std::move(rest), done, results); !status) return status;
       }
       return ok();
     }
@@ -294,7 +294,7 @@ Status SchemaDocument::expand(std::vector<Pending> pending, Conjunction done,
     if (std::find(next.by.begin(), next.by.end(), &schema) != next.by.end()) {
       return Error("the schema at " + place(schema) + " refers to itself with nothing in between");
     }
-    if (++n_steps > max_steps || next.by.size() > max_chain) {
+    if (n_steps_ > max_steps || pending.size() > max_pending || next.by.size() > max_chain) {
       return Error("the schema at " + place(schema) +
                    " combines too many schemas with $ref, allOf, anyOf and oneOf");
     }

@@ -45,12 +45,12 @@ class SchemaDocument {
     std::vector<const Json*> by;  // the schemas that led here
   };
   Status check(const Json& schema);
-  Status expand(std::vector<Pending> pending, Conjunction done, std::vector<Conjunction>& results,
-                int& n_steps);
+  Status expand(std::vector<Pending> pending, Conjunction done, std::vector<Conjunction>& results);
 
   const Json* root_;
   std::map<const Json*, std::string> places_;
   std::set<const Json*> checked_;
+  std::size_t n_steps_ = 0;  // of all that was resolved
 };
 
 /// "string", "integer", ... of the values of a type keyword.

@@ -63,7 +63,7 @@ std::optional<std::string> walk(TokenConstraint& constraint, const TokenVocabula
     if (ids.empty()) return std::nullopt;
     TokenId chosen = ids[random() % ids.size()];
     if (i >= n_free) {
-      for (const TokenId id : {vocabulary.end_ids()[0], TokenId{'}'}, TokenId{']'}, TokenId{'"'}}) {
+      for (const TokenId id : {vocabulary.end_ids()[0], TokenId{'"'}, TokenId{'}'}, TokenId{']'}}) {
         if (!has(mask, id)) continue;
         chosen = id;
         break;
