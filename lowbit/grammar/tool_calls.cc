@@ -122,41 +122,45 @@ ToolCallReader::Piece ToolCallReader::finish() {
 }
 
 void ToolCallReader::read(Piece& piece, bool is_last) {
+  // White space between calls is nobody's; text after a call ends that.
+  const auto take = [&](std::size_t n_bytes) {
+    const std::string_view text = std::string_view(held_).substr(0, n_bytes);
+    if (has_call_ && text.find_first_not_of(white_space) == std::string_view::npos) return;
+    has_call_ = false;
+    piece.content += text;
+  };
   while (true) {
     const std::size_t open = held_.find(tool_call_open);
     if (open == std::string::npos) break;
     const std::size_t json = open + tool_call_open.size();
     const std::size_t close = held_.find(tool_call_close, json);
-    if (close == std::string::npos && !is_last) {
-      piece.content += held_.substr(0, open);
+    const bool is_closed = close != std::string::npos;
+    if (is_closed || is_last) {
+      const std::size_t n_json = (is_closed ? close : held_.size()) - json;
+      const std::size_t end = is_closed ? close + tool_call_close.size() : held_.size();
+      auto call = parse_tool_call(std::string_view(held_).substr(json, n_json));
+      take(call ? open : end);
+      if (call) {
+        piece.calls.push_back(*std::move(call));
+        has_call_ = true;
+      }
+      held_.erase(0, end);
+    } else {
+      take(open);
       held_.erase(0, open);
       return;
     }
-    const bool is_closed = close != std::string::npos;
-    const std::size_t end = is_closed ? close + tool_call_close.size() : held_.size();
-    auto call = parse_tool_call(
-        std::string_view(held_).substr(json, (is_closed ? close : held_.size()) - json));
-    if (call) {
-      const bool is_between = has_call_ && held_.find_first_not_of(white_space) == open;
-      if (!is_between) piece.content += held_.substr(0, open);
-      piece.calls.push_back(*std::move(call));
-      has_call_ = true;
-    } else {
-      piece.content += held_.substr(0, end);
-    }
-    held_.erase(0, end);
   }
-  // White space after a call waits for what follows; of the rest, what may begin a marker does.
-  if (has_call_ && held_.find_first_not_of(white_space) == std::string::npos) {
-    if (is_last) held_.clear();
-    return;
-  }
+  // What may begin a marker waits, and so does white space that only a call may follow.
   std::size_t n_kept = is_last ? 0 : std::min(held_.size(), tool_call_open.size() - 1);
   while (n_kept > 0 && !std::string_view(held_).ends_with(tool_call_open.substr(0, n_kept))) {
     --n_kept;
   }
-  piece.content += held_.substr(0, held_.size() - n_kept);
-  held_.erase(0, held_.size() - n_kept);
+  const std::size_t n_text = held_.size() - n_kept;
+  const bool is_space = held_.find_first_not_of(white_space) >= n_text;
+  if (has_call_ && is_space && !is_last) return;
+  take(n_text);
+  held_.erase(0, n_text);
 }
 
 }  // namespace lowbit
