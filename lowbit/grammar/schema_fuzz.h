@@ -4,6 +4,7 @@
 // (tests/fuzz/schema_fuzz.cc) and for the mutations of the unit tests.
 #pragma once
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -42,7 +43,14 @@ inline std::optional<std::string> fuzz_schema(std::string_view input) {
       if (!configurations.is_accepting(place)) return "a dead end after " + text;
       break;
     }
-    const unsigned char byte = bytes[static_cast<unsigned char>(choice) % bytes.size()];
+    unsigned char byte = bytes[static_cast<unsigned char>(choice) % bytes.size()];
+    if (choice % 2 != 0) {  // texts should end now and then
+      for (const unsigned char closing : {'"', '}', ']'}) {
+        if (configurations.next(place, closing) == Configurations::dead) continue;
+        byte = closing;
+        break;
+      }
+    }
     text += static_cast<char>(byte);
     place = configurations.next(place, byte);
   }

@@ -15,7 +15,7 @@ TEST(SchemaFuzz, damaged_schemas_are_refused_or_held) {
   const Json cases = Json::parse(file);
   std::vector<std::string> schemas;
   for (const Json& item : cases) schemas.push_back(item["schema"].dump());
-  for (std::uint32_t seed = 0; seed < 3000; ++seed) {
+  for (std::uint32_t seed = 0; seed < 1000; ++seed) {
     std::mt19937 random(seed);
     const auto below = [&](std::size_t n) { return static_cast<std::size_t>(random() % n); };
     std::string input = schemas[below(schemas.size())];
@@ -41,7 +41,7 @@ TEST(SchemaFuzz, damaged_schemas_are_refused_or_held) {
       }
     }
     input += '\0';
-    for (int i = 0; i < 40; ++i) input += static_cast<char>(1 + below(255));
+    for (int i = 0; i < 24; ++i) input += static_cast<char>(1 + below(255));
     const auto wrong = fuzz_schema(input);
     ASSERT_FALSE(wrong) << "seed " << seed << ": " << *wrong << " with " << input.c_str();
   }
