@@ -89,7 +89,8 @@ bool GrammarBuilder::is_too_large() const {
   return grammar_.nodes_.size() + n_children_ > max_nodes || n_states_ > max_states;
 }
 
-Result<std::shared_ptr<const Grammar>> GrammarBuilder::finish(Node root) {
+Result<std::shared_ptr<const Grammar>> GrammarBuilder::finish(Node root,
+                                                              const std::vector<Needed>& needed) {
   if (is_too_large()) return Error("the schema is too large");
   // After round k every height below k is known, so that no more rounds than the limit are needed.
   std::vector<int>& heights = grammar_.heights_;
@@ -103,10 +104,12 @@ Result<std::shared_ptr<const Grammar>> GrammarBuilder::finish(Node root) {
       heights[i] = height;
     }
   }
-  if (heights[root] >= no_text) {
-    return Error("no document of at most " + std::to_string(max_grammar_depth) +
-                 " levels can satisfy the schema");
+  const Error none("no document of at most " + std::to_string(max_grammar_depth) +
+                   " levels can satisfy the schema");
+  for (const auto& [node, place] : needed) {
+    if (heights[node] >= no_text) return Error(none).in(place);
   }
+  if (heights[root] >= no_text) return none;
   grammar_.root_ = root;
   return std::make_shared<const Grammar>(std::move(grammar_));
 }

@@ -80,8 +80,14 @@ class GrammarBuilder {
 
   /// True once the grammar is larger than anybody needs; whoever builds stops then.
   bool is_too_large() const;
-  /// An Error if no text at all is accepted, or only by nesting too deep.
-  Result<std::shared_ptr<const Grammar>> finish(Node root);
+  /// A node that must have texts, and where it came from.
+  struct Needed {
+    Node node;
+    std::string place;
+  };
+  /// An Error if no text at all is accepted, or only by nesting too deep, by the root or by one of
+  /// the nodes that must have some.
+  Result<std::shared_ptr<const Grammar>> finish(Node root, const std::vector<Needed>& needed = {});
 
  private:
   Node add(GrammarNode node);

@@ -55,6 +55,7 @@ Result<std::shared_ptr<const Grammar>> compile_tool_calls(std::span<const ToolDe
   const Json any = Json::object();
   std::set<std::string_view> names;
   std::vector<GrammarBuilder::Node> ways;
+  std::vector<GrammarBuilder::Needed> needed;
   for (std::size_t i = 0; i < tools.size(); ++i) {
     const ToolDefinition& tool = tools[i];
     const std::string place = "tools[" + std::to_string(i) + "]";
@@ -65,6 +66,7 @@ Result<std::shared_ptr<const Grammar>> compile_tool_calls(std::span<const ToolDe
     auto arguments =
         add_json_schema(builder, tool.parameters != nullptr ? *tool.parameters : any, true);
     if (!arguments) return std::move(arguments).error().in(place + ".function.parameters");
+    needed.push_back({*arguments, place + ".function.parameters"});
     const std::string name =
         Json(tool.name).dump(-1, ' ', false, nlohmann::detail::error_handler_t::replace);
     ways.push_back(builder.sequence({builder.literal(name), text.with_space_after(","),
@@ -86,7 +88,7 @@ Result<std::shared_ptr<const Grammar>> compile_tool_calls(std::span<const ToolDe
     calls.push_back(builder.repeat(next, 0, max_parallel_tool_calls - 1));
   }
   parts.push_back(builder.repeat(builder.sequence(std::move(calls)), may_answer ? 0 : 1, 1));
-  return builder.finish(builder.sequence(std::move(parts)));
+  return builder.finish(builder.sequence(std::move(parts)), needed);
 }
 
 Result<ToolCall> parse_tool_call(std::string_view json) {
