@@ -62,6 +62,11 @@ std::optional<std::string> walk(TokenConstraint& constraint, const TokenVocabula
     const std::vector<TokenId> ids = allowed(mask, vocabulary);
     if (ids.empty()) return std::nullopt;
     TokenId chosen = ids[random() % ids.size()];
+    if (i >= n_free) {
+      // A pattern may want a letter before it lets go.
+      const auto letter = static_cast<TokenId>('a' + random() % 26);
+      if (has(mask, letter)) chosen = letter;
+    }
     if (i >= n_free && random() % 4 != 0) {
       for (const TokenId id : {vocabulary.end_ids()[0], TokenId{'"'}, TokenId{'}'}, TokenId{']'}}) {
         if (!has(mask, id)) continue;
