@@ -63,9 +63,9 @@ std::optional<std::string> walk(TokenConstraint& constraint, const TokenVocabula
     if (ids.empty()) return std::nullopt;
     TokenId chosen = ids[random() % ids.size()];
     if (i >= n_free) {
-      // A pattern may want a letter before it lets go.
-      const auto letter = static_cast<TokenId>('a' + random() % 26);
-      if (has(mask, letter)) chosen = letter;
+      // A pattern may want a certain character before it lets go.
+      const auto wanted = random() % 2 == 0 ? 'a' + random() % 26 : ' ' + random() % 95;
+      if (has(mask, static_cast<TokenId>(wanted))) chosen = static_cast<TokenId>(wanted);
     }
     if (i >= n_free && random() % 4 != 0) {
       for (const TokenId id : {vocabulary.end_ids()[0], TokenId{'"'}, TokenId{'}'}, TokenId{']'}}) {
