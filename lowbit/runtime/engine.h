@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs requests as one batch of sequences. A step has a budget of tokens: decodes take one each,
-// chunks of prompts fill the rest, and a request is admitted when its whole prompt fits into the KV
-// cache. When pages run out, the newest sequence gives its own back and is computed again later;
-// its tokens do not change, because logits depend neither on neighbours nor on chunks. Used by one
-// thread at a time.
+// Runs requests as one batch of sequences: the scheduler says what a step computes, the forward
+// pass computes it, and the logits become tokens and text here. What a request gets depends neither
+// on its neighbours nor on chunks, cache hits, preemptions or time. Used by one thread at a time.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "lowbit/backend/backend.h"
@@ -22,43 +16,53 @@
 #include "lowbit/model/tokenizer.h"
 #include "lowbit/runtime/forward.h"
 #include "lowbit/runtime/kv_cache.h"
+#include "lowbit/runtime/request.h"
 #include "lowbit/runtime/sampler.h"
-#include "lowbit/runtime/stop_strings.h"
+#include "lowbit/runtime/scheduler.h"
+#include "lowbit/runtime/step_budget.h"
 #include "lowbit/runtime/weights.h"
 
 namespace lowbit {
 
-using RequestId = std::int64_t;
-
-enum class FinishReason : std::uint8_t { stop, length, cancelled };
-std::string_view name_of(FinishReason reason);
-
-struct Request {
-  std::vector<std::int32_t> prompt;
-  SamplingParams sampling = {};
-  std::int64_t max_tokens = std::numeric_limits<std::int64_t>::max();  // the context ends it anyway
-  std::vector<std::int32_t> stop_ids = {};  // besides the tokenizer's end ids
-  bool ignore_end = false;                  // the tokenizer's end ids do not stop it
-  std::vector<std::string> stop_strings = {};
-  /// Sees the raw logits from which the token at `position` is chosen.
-  std::function<void(std::int64_t position, std::span<const float> logits)> on_logits = {};
-};
-
-/// What a step gave one request. A token that stops the request is counted but has no text.
-struct Output {
-  RequestId id = 0;
-  std::optional<std::int32_t> token = {};
-  std::string text = {};  // valid UTF-8; may be empty while a character or stop string is undecided
-  std::optional<FinishReason> finish = {};  // the last output of the request
-};
-
 struct EngineOptions {
   std::int64_t n_ctx = 0;           // 0: the model's own
-  std::int64_t n_kv_positions = 0;  // of all sequences together; 0: n_ctx
+  std::int64_t n_kv_positions = 0;  // of all sequences together; 0: what kv_bytes hold
   KvKind kv = KvKind::f16;
   std::int64_t max_sequences = 64;  // running at once
   std::int64_t step_tokens = 512;   // at least max_sequences
   std::int64_t prefill_chunk = 512;
+  std::int64_t kv_bytes = 0;  // of the KV cache; 0: n_kv_positions, or one context
+  bool occupy_kv = false;     // use its memory at once instead of when it is first needed
+  bool prefix_cache = true;
+  std::int64_t max_queued_requests = 0;  // besides those that can run; 0: any number
+  std::int64_t max_queued_tokens = 0;    // of prompts; one request may always wait; 0: any number
+  std::int64_t priority_span = 64;       // scheduler.h
+  double max_itl = 0;                    // seconds between tokens (step_budget.h); 0: any time
+  std::function<double()> clock = {};    // seconds; default: a steady clock
+};
+
+/// Counted since the engine was made, and where it stands. For metrics and tests.
+struct EngineStats {
+  std::int64_t n_steps = 0;
+  std::int64_t n_prompt_tokens = 0;    // of the requests that were taken
+  std::int64_t n_computed_tokens = 0;  // through the forward pass
+  std::int64_t n_generated_tokens = 0;
+  std::int64_t n_refused = 0;  // because a queue limit was reached
+  SchedulerStats scheduler;
+  StepSample step;                      // the last one; seconds with sampling
+  std::int64_t step_prompt_budget = 0;  // tokens of prompts that it might take
+  double step_seconds = 0;              // of all steps
+  std::int64_t n_running = 0, n_waiting = 0, n_waiting_tokens = 0;
+  std::int64_t n_kv_blocks = 0;
+  std::int64_t n_kv_blocks_free = 0;    // of no sequence
+  std::int64_t n_kv_blocks_cached = 0;  // of them, findable
+  std::int64_t kv_block_bytes = 0;
+
+  double kv_usage() const {
+    return n_kv_blocks == 0
+               ? 0
+               : 1 - static_cast<double>(n_kv_blocks_free) / static_cast<double>(n_kv_blocks);
+  }
 };
 
 class Engine {
@@ -70,8 +74,9 @@ class Engine {
                                                 const EngineOptions& options);
   ~Engine();
 
-  /// Errors: empty prompt, prompt longer than the context, ids or parameters out of range.
-  Result<RequestId> add_request(Request request);
+  /// Errors: empty prompt, prompt longer than the context, ids or parameters out of range, a full
+  /// queue. refusal: which kind, if it is not null.
+  Result<RequestId> add_request(Request request, Refusal* refusal = nullptr);
   /// One forward pass over whatever is due. Valid until the next call; empty when idle or when
   /// every token of the step belonged to unfinished prompts.
   std::span<const Output> step();
@@ -79,40 +84,44 @@ class Engine {
   /// step, from on_logits, the request gets no further token and its pages are free after the step.
   bool cancel(RequestId id);
 
-  bool is_idle() const { return running_.empty() && waiting_.empty() && pending_.empty(); }
-  std::int64_t n_running() const { return static_cast<std::int64_t>(running_.size()); }
-  std::int64_t n_waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
-  std::int64_t n_preemptions() const { return n_preemptions_; }
+  bool is_idle() const { return scheduler_.is_idle() && pending_.empty(); }
+  std::int64_t n_running() const { return scheduler_.n_running(); }
+  std::int64_t n_waiting() const { return scheduler_.n_waiting(); }
+  std::int64_t n_preemptions() const { return scheduler_.stats().n_preemptions; }
   std::int64_t n_ctx() const { return options_.n_ctx; }
-  const KvCache& kv_cache() const { return cache_; }
+  const KvCache& kv_cache() const { return scheduler_.cache(); }
+  EngineStats stats() const;
 
  private:
-  struct Sequence;
   Engine(Backend& backend, const ModelWeights& model, const Tokenizer* tokenizer,
          const EngineOptions& options, KvCache cache);
 
-  void schedule_decodes(std::int64_t& budget);
-  void schedule_prompts(std::int64_t& budget);
-  void admit(std::int64_t& budget);
-  void preempt_newest();
+  Status check_request(const Request& request) const;
+  bool is_queue_full(const Request& request) const;
+  std::int64_t next_prompt_budget() const;
+  void put_together(std::span<Sequence* const> planned);
+  void add_hidden(Sequence& sequence, MatrixView rows);
   void choose_token(Sequence& sequence, std::span<const float> logits);
+  std::span<const std::uint64_t> allowed_tokens(const Sequence& sequence);
+  bool is_end(const Request& request, std::int32_t token) const;
   std::optional<FinishReason> finish_of(const Sequence& sequence, std::int32_t token) const;
-  void show(Sequence& sequence, Output& output);
+  void show(Sequence& sequence, std::optional<std::int32_t> token, Output& output) const;
+  Output& add_output(Sequence& sequence);
 
   const ModelWeights& model_;
   const Tokenizer* tokenizer_;
   EngineOptions options_;
-  KvCache cache_;
+  Scheduler scheduler_;
   Forward forward_;
   Sampler sampler_;
+  StepCost cost_;
+  EngineStats stats_;  // what is counted here
   RequestId next_id_ = 1;
-  std::int64_t n_preemptions_ = 0;
-  bool is_stepping_ = false;  // requests are being told their logits
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
-  std::vector<Output> outputs_, pending_;           // pending: cancelled since the last step
+  bool is_stepping_ = false;               // requests are being told their logits
+  double computed_ = 0;                    // when the logits of this step were there
+  std::vector<Output> outputs_, pending_;  // pending: cancelled since the last step
   std::vector<StepSequence> step_sequences_;
-  std::vector<Sequence*> stepped_;
+  std::vector<std::uint64_t> allowed_;
 };
 
 }  // namespace lowbit

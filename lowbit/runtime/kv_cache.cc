@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/runtime/kv_cache.h"
 
+#include <algorithm>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -10,14 +12,36 @@
 #include "lowbit/base/checked.h"
 
 namespace lowbit {
+namespace {
+
+constexpr auto block_positions = static_cast<std::size_t>(kv_block_positions);
+
+/// What block `index` of a text holds.
+BlockContent content_of(std::span<const std::int32_t> tokens, std::size_t index, BlockId before,
+                        std::string_view salt) {
+  return {before, salt, tokens.subspan(index * block_positions, block_positions)};
+}
+
+/// Full blocks before the block of the last token.
+std::size_t n_adoptable(std::span<const std::int32_t> tokens) {
+  return tokens.empty() ? 0 : (tokens.size() - 1) / block_positions;
+}
+
+}  // namespace
+
+std::int64_t kv_block_bytes(const KvShape& shape) {
+  return shape.n_layers * shape.n_kv_heads * KvLayout{shape.kind, shape.head_dim}.block_bytes();
+}
+
+KvCache::KvCache(Backend& backend, const KvShape& shape, std::int64_t n_blocks)
+    : backend_(&backend),
+      shape_(shape),
+      blocks_(n_blocks),
+      block_pages_(static_cast<std::size_t>(shape.n_layers)) {}
 
 Result<KvCache> KvCache::create(Backend& backend, const KvShape& shape, std::int64_t n_positions) {
   LOWBIT_ASSERT(shape.n_layers > 0 && n_positions > 0);
-  KvCache cache;
-  cache.backend_ = &backend;
-  cache.shape_ = shape;
-  cache.n_blocks_ = n_blocks_for(n_positions);
-  const auto n_pages = checked_mul(cache.n_blocks_, shape.n_layers);
+  const auto n_pages = checked_mul(n_blocks_for(n_positions), shape.n_layers);
   if (!n_pages || *n_pages > std::numeric_limits<std::int32_t>::max()) {
     return Error(
         fmt::format("a KV cache of {} positions in {} layers has too many pages; ask for "
@@ -28,39 +52,103 @@ Result<KvCache> KvCache::create(Backend& backend, const KvShape& shape, std::int
   if (!pool) {
     return std::move(pool).error().in(fmt::format("KV cache of {} positions", n_positions));
   }
+  KvCache cache(backend, shape, n_blocks_for(n_positions));
   cache.pool_ = *std::move(pool);
-  cache.free_pages_.reserve(static_cast<std::size_t>(*n_pages));
-  for (std::int64_t page = *n_pages; page > 0; --page) {
-    cache.free_pages_.push_back(static_cast<std::int32_t>(page - 1));
-  }
   return cache;
+}
+
+void KvCache::occupy() {
+  LOWBIT_ASSERT(n_free_blocks() == n_blocks());
+  for (BlockId block = 0; block < n_blocks(); ++block) zero(block);
 }
 
 bool KvCache::grow(KvSequence& sequence, std::int64_t n_positions) {
   const std::int64_t n_missing = n_blocks_for(n_positions) - sequence.n_blocks();
   if (n_missing <= 0) return true;
   if (n_missing > n_free_blocks()) return false;
-  sequence.pages_.resize(static_cast<std::size_t>(shape_.n_layers));
-  const auto n_taken = static_cast<std::size_t>(n_missing * shape_.n_layers);
-  const std::span taken = std::span(free_pages_).last(n_taken);
-  backend_->kv_zero(*pool_, taken);
-  std::size_t next = n_taken;
-  for (std::int64_t block = 0; block < n_missing; ++block) {
-    for (std::vector<std::int32_t>& layer : sequence.pages_) layer.push_back(taken[--next]);
+  for (std::int64_t i = 0; i < n_missing; ++i) {
+    const BlockId block = *blocks_.take();
+    zero(block);
+    append(sequence, block);
   }
-  free_pages_.resize(free_pages_.size() - n_taken);
   return true;
 }
 
 void KvCache::release(KvSequence& sequence) {
-  for (std::vector<std::int32_t>& layer : sequence.pages_) {
-    free_pages_.insert(free_pages_.end(), layer.begin(), layer.end());
+  for (std::size_t i = sequence.blocks_.size(); i > 0; --i) {
+    blocks_.release(sequence.blocks_[i - 1]);
   }
+  sequence.blocks_.clear();
   sequence.pages_.clear();
+  sequence.n_named_ = 0;
 }
 
-std::int64_t KvCache::n_free_blocks() const {
-  return static_cast<std::int64_t>(free_pages_.size()) / shape_.n_layers;
+KvCache::Prefix KvCache::find_prefix(const KvSequence& sequence,
+                                     std::span<const std::int32_t> tokens) const {
+  Prefix prefix;
+  BlockId before = no_block;
+  for (std::size_t i = 0; i < n_adoptable(tokens); ++i) {
+    const auto found = blocks_.find(content_of(tokens, i, before, sequence.salt_));
+    if (!found) break;
+    ++prefix.n_blocks;
+    if (!blocks_.has_owner(*found)) ++prefix.n_free_blocks;
+    before = *found;
+  }
+  return prefix;
+}
+
+std::int64_t KvCache::adopt(KvSequence& sequence, std::span<const std::int32_t> tokens) {
+  for (std::size_t& i = sequence.n_named_; i < n_adoptable(tokens); ++i) {
+    const BlockId before = i == 0 ? no_block : sequence.blocks_[i - 1];
+    const auto found = blocks_.find(content_of(tokens, i, before, sequence.salt_));
+    if (!found) break;
+    blocks_.share(*found);
+    if (i < sequence.blocks_.size()) {
+      replace(sequence, i, *found);
+    } else {
+      append(sequence, *found);
+    }
+  }
+  return static_cast<std::int64_t>(sequence.n_named_ * block_positions);
+}
+
+void KvCache::publish(KvSequence& sequence, std::span<const std::int32_t> tokens,
+                      std::int64_t n_computed, std::int64_t n_positions) {
+  LOWBIT_ASSERT(n_positions <= std::ssize(tokens) && n_positions <= sequence.capacity());
+  const auto n_full = static_cast<std::size_t>(n_positions) / block_positions;
+  for (std::size_t& i = sequence.n_named_; i < n_full; ++i) {
+    const BlockId own = sequence.blocks_[i];
+    const BlockId before = i == 0 ? no_block : sequence.blocks_[i - 1];
+    const auto named = blocks_.name(own, content_of(tokens, i, before, sequence.salt_));
+    if (!named) return;
+    if (*named == own) continue;
+    if (static_cast<std::size_t>(n_computed) < (i + 1) * block_positions) return;
+    blocks_.share(*named);
+    replace(sequence, i, *named);
+  }
+}
+
+void KvCache::zero(BlockId block) {
+  for (std::int64_t layer = 0; layer < shape_.n_layers; ++layer) {
+    block_pages_[static_cast<std::size_t>(layer)] = page(block, layer);
+  }
+  backend_->kv_zero(*pool_, block_pages_);
+}
+
+void KvCache::append(KvSequence& sequence, BlockId block) const {
+  sequence.blocks_.push_back(block);
+  sequence.pages_.resize(static_cast<std::size_t>(shape_.n_layers));
+  for (std::int64_t layer = 0; layer < shape_.n_layers; ++layer) {
+    sequence.pages_[static_cast<std::size_t>(layer)].push_back(page(block, layer));
+  }
+}
+
+/// Puts a block that the sequence owns already in place of another, which it gives back.
+void KvCache::replace(KvSequence& sequence, std::size_t index, BlockId block) {
+  blocks_.release(std::exchange(sequence.blocks_[index], block));
+  for (std::int64_t layer = 0; layer < shape_.n_layers; ++layer) {
+    sequence.pages_[static_cast<std::size_t>(layer)][index] = page(block, layer);
+  }
 }
 
 }  // namespace lowbit

@@ -21,6 +21,7 @@ struct StepSequence {
   std::int64_t first_position = 0;       // of tokens[0]; all earlier ones are in the cache
   const KvSequence* kv = nullptr;        // capacity for every position of the step
   std::int64_t n_logits = 0;
+  bool wants_hidden = false;  // of every token, what the output head reads
 };
 
 class LayerPass {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "lowbit/base/math.h"
 #include "lowbit/runtime/philox.h"
+#include "lowbit/runtime/token_constraint.h"
 
 namespace lowbit {
 namespace {
@@ -32,6 +34,12 @@ std::int32_t argmax(std::span<const float> logits) {
     if (logits[i] > logits[best]) best = i;
   }
   return static_cast<std::int32_t>(best);
+}
+
+std::int32_t first_of(std::span<const std::uint64_t> allowed) {
+  std::size_t word = 0;
+  while (word + 1 < allowed.size() && allowed[word] == 0) ++word;
+  return static_cast<std::int32_t>(word * token_mask_word_bits) + std::countr_zero(allowed[word]);
 }
 
 }  // namespace
@@ -75,8 +83,9 @@ Status check(const SamplingParams& params, std::int64_t n_vocab) {
 }
 
 std::int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& params,
-                             const EarlierTokens& earlier, std::uint64_t position) {
-  const std::span<const Candidate> candidates = distribution(logits, params, earlier);
+                             const EarlierTokens& earlier, std::uint64_t position,
+                             std::span<const std::uint64_t> allowed) {
+  const std::span<const Candidate> candidates = distribution(logits, params, earlier, allowed);
   if (candidates.size() == 1) return candidates.front().token;
   double total = 0;
   for (const Candidate& candidate : candidates) total += candidate.weight;
@@ -94,9 +103,14 @@ std::int32_t Sampler::sample(std::span<const float> logits, const SamplingParams
 
 std::span<const Candidate> Sampler::distribution(std::span<const float> logits,
                                                  const SamplingParams& params,
-                                                 const EarlierTokens& earlier) {
+                                                 const EarlierTokens& earlier,
+                                                 std::span<const std::uint64_t> allowed) {
   adjust(logits, params, earlier);
-  const std::int32_t likeliest = argmax(logits_);
+  mask(allowed);
+  std::int32_t likeliest = argmax(logits_);
+  if (!allowed.empty() && logits_[static_cast<std::size_t>(likeliest)] == minus_infinity) {
+    likeliest = first_of(allowed);
+  }
   const float top = logits_[static_cast<std::size_t>(likeliest)];
   candidates_.clear();
   if (params.temperature == 0 || params.top_k == 1 || std::isinf(top)) {
@@ -149,6 +163,18 @@ void Sampler::adjust(std::span<const float> logits, const SamplingParams& params
   for (const auto& [token, bias] : params.logit_bias) logits_[at(token)] += bias;
   for (float& logit : logits_) {
     if (std::isnan(logit)) logit = minus_infinity;
+  }
+}
+
+void Sampler::mask(std::span<const std::uint64_t> allowed) {
+  for (std::size_t word = 0; word < allowed.size(); ++word) {
+    if (~allowed[word] == 0) continue;
+    const std::size_t first = word * token_mask_word_bits;
+    const std::size_t last =
+        std::min(logits_.size(), first + static_cast<std::size_t>(token_mask_word_bits));
+    for (std::size_t i = first; i < last; ++i) {
+      if ((allowed[word] >> (i - first) & 1) == 0) logits_[i] = minus_infinity;
+    }
   }
 }
 

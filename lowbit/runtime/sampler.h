@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The next token as a pure function of (logits, parameters, earlier tokens, position): the same
-// seed gives the same text whatever else runs in the batch. Order: penalties, logit bias,
+// seed gives the same text whatever else runs in the batch. Order: penalties, logit bias, mask,
 // temperature, top-k, top-p, min-p, draw. Ties go to the smaller id.
 #pragma once
 
@@ -45,19 +45,23 @@ struct Candidate {
 class Sampler {
  public:
   /// logits: (n_vocab). NaN counts as minus infinity. position: index of the token to be chosen,
-  /// which with the seed decides the draw.
+  /// which with the seed decides the draw. allowed: a token mask (token_constraint.h) with at least
+  /// one token, of which the choice is one whatever the logits are; empty: no mask.
   std::int32_t sample(std::span<const float> logits, const SamplingParams& params,
-                      const EarlierTokens& earlier, std::uint64_t position);
+                      const EarlierTokens& earlier, std::uint64_t position,
+                      std::span<const std::uint64_t> allowed = {});
 
   /// The distribution that sample() draws from, for tests and log-probabilities: in draw order,
   /// weights not normalized. One candidate where the choice is greedy.
   std::span<const Candidate> distribution(std::span<const float> logits,
                                           const SamplingParams& params,
-                                          const EarlierTokens& earlier);
+                                          const EarlierTokens& earlier,
+                                          std::span<const std::uint64_t> allowed = {});
 
  private:
   void adjust(std::span<const float> logits, const SamplingParams& params,
               const EarlierTokens& earlier);
+  void mask(std::span<const std::uint64_t> allowed);
   void keep_all();
   void keep_above(float bound);
   void keep_likeliest(std::size_t n_kept);

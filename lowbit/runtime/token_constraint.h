@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a sequence may be continued with: the engine asks for a mask before it samples and says
-// afterwards which token it took. Grammars implement it (grammar/token_masks.h); the engine knows
-// nothing of them.
+// What may come next in one sequence: the side of constrained decoding that the engine sees. Who
+// compiles schemas or grammars implements it.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +8,21 @@
 
 namespace lowbit {
 
-/// What may come next in one sequence. Used by the engine's thread; `fill_mask` may be computed
-/// ahead by another.
+constexpr std::int64_t token_mask_word_bits = 64;
+constexpr std::int64_t token_mask_words(std::int64_t n_vocab) {
+  return (n_vocab + token_mask_word_bits - 1) / token_mask_word_bits;
+}
+
+/// Belongs to one request. Called by the engine's thread, between steps never.
 class TokenConstraint {
  public:
   virtual ~TokenConstraint() = default;
-  /// Bit i % 64 of word i / 64: token i may follow; (n_vocab + 63) / 64 words.
+  /// Bit i % 64 of word i / 64: token i may follow. (token_mask_words(n_vocab)), zero before the
+  /// call. A mask without a token ends the answer.
   virtual void fill_mask(std::span<std::uint64_t> allowed) = 0;
   /// A token of the mask was chosen.
   virtual void accept(std::int32_t token) = 0;
-  /// Nothing may follow but an end token.
+  /// Nothing may follow but an end token: the answer ends without one.
   virtual bool is_complete() const = 0;
 };
 

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Log-probabilities of a position from its raw logits: what the model said, before penalties,
+// masks and temperature.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace lowbit {
+
+struct TokenLogprob {
+  std::int32_t token = 0;
+  float logprob = 0;  // natural logarithm; minus infinity for a token that cannot be
+};
+
+struct TokenLogprobs {
+  float logprob = 0;                   // of the chosen token
+  std::vector<TokenLogprob> top = {};  // likeliest first, ties by id
+};
+
+/// logits: (n_vocab); NaN counts as minus infinity. n_top: at most n_vocab are given.
+TokenLogprobs logprobs_of(std::span<const float> logits, std::int32_t token, int n_top);
+
+}  // namespace lowbit
