@@ -226,5 +226,61 @@ TEST(Philox, KnownAnswers) {
             (PhiloxCounter{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
+std::vector<std::uint64_t> mask_of(const std::vector<std::int32_t>& tokens, std::size_t n_vocab) {
+  std::vector<std::uint64_t> mask((n_vocab + 63) / 64);
+  for (const std::int32_t token : tokens) {
+    mask[static_cast<std::size_t>(token / 64)] |= std::uint64_t{1} << (token % 64);
+  }
+  return mask;
+}
+
+/// A mask is a bias of minus infinity for every other token: after the penalties, before all else.
+TEST(Sampler, AMaskForbidsTheOthers) {
+  const Golden golden = load_golden();
+  const std::size_t n_vocab = golden.logits.size();
+  std::vector<std::int32_t> allowed;
+  for (std::size_t id = 0; id < n_vocab; id += 1 + id % 3) {
+    allowed.push_back(static_cast<std::int32_t>(id));
+  }
+  const std::vector<std::uint64_t> mask = mask_of(allowed, n_vocab);
+  const EarlierTokens earlier{golden.prompt, golden.generated};
+  for (const json& source : golden.cases) {
+    const SamplingParams params = params_of(source["params"]);
+    SamplingParams biased = params;
+    for (std::size_t id = 0; id < n_vocab; ++id) {
+      if ((mask[id / 64] >> (id % 64) & 1) == 0) {
+        biased.logit_bias.emplace_back(static_cast<std::int32_t>(id),
+                                       -std::numeric_limits<float>::infinity());
+      }
+    }
+    Sampler by_mask, by_bias;
+    for (std::uint64_t position = 0; position < 20; ++position) {
+      const std::int32_t token = by_mask.sample(golden.logits, params, earlier, position, mask);
+      EXPECT_EQ(token, by_bias.sample(golden.logits, biased, earlier, position));
+      EXPECT_TRUE(std::ranges::binary_search(allowed, token)) << token;
+    }
+  }
+}
+
+TEST(Sampler, AMaskHoldsWhateverTheLogitsAre) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float number : {-infinity, std::nanf(""), infinity, 0.0f}) {
+    const std::vector<float> logits(200, number);
+    for (const float temperature : {0.0f, 2.0f}) {
+      for (const std::int32_t only : {0, 63, 64, 199}) {
+        Sampler sampler;
+        EXPECT_EQ(sampler.sample(logits, {.temperature = temperature}, {}, 7,
+                                 mask_of({only}, logits.size())),
+                  only);
+      }
+    }
+  }
+  // The only allowed token is one that the model, or the user, rules out.
+  std::vector<float> logits(200, 1.0f);
+  logits[130] = -infinity;
+  Sampler sampler;
+  EXPECT_EQ(sampler.sample(logits, {}, {}, 1, mask_of({130}, logits.size())), 130);
+}
+
 }  // namespace
 }  // namespace lowbit

@@ -12,8 +12,11 @@ namespace {
 
 using Owned = std::unique_ptr<Sequence>;
 
+bool goes_before(const Sequence& a, const Sequence& b) {
+  return a.rank != b.rank ? a.rank < b.rank : a.id < b.id;
+}
 bool is_earlier(const Owned& a, const Owned& b) {
-  return a->rank != b->rank ? a->rank < b->rank : a->id < b->id;
+  return goes_before(*a, *b);
 }
 
 auto has_id(RequestId id) {
@@ -109,7 +112,10 @@ bool Scheduler::reserve(Sequence& sequence) {
 }
 
 void Scheduler::schedule_chunk(Sequence& sequence, std::int64_t& budget, std::int64_t most) {
-  if (sequence.n_scheduled == 0) find_more(sequence);
+  if (sequence.n_scheduled == 0) {
+    find_more(sequence);
+    if (is_led(sequence)) return;
+  }
   const std::int64_t n_scheduled = std::min({sequence.n_pending() - sequence.n_scheduled,
                                              options_.prefill_chunk - sequence.n_scheduled, most});
   if (n_scheduled <= 0) return;
@@ -129,6 +135,22 @@ void Scheduler::find_more(Sequence& sequence) {
     sequence.stats.n_cached += n_found - sequence.n_computed;
   }
   sequence.n_computed = n_found;
+}
+
+/// An earlier one with the same text is in the block that this one needs next: its result is worth
+/// waiting for. Nobody waits for a later one, so somebody always goes on.
+bool Scheduler::is_led(const Sequence& sequence) const {
+  if (!can_find(sequence)) return false;
+  const std::int64_t first = sequence.n_computed / kv_block_positions * kv_block_positions;
+  const std::int64_t end = first + kv_block_positions;
+  if (end >= sequence.n_tokens()) return false;
+  return std::ranges::any_of(running_, [&](const Owned& other) {
+    const std::int64_t at = other->n_computed + other->n_scheduled;
+    return goes_before(*other, sequence) && at >= first && at < end && other->n_tokens() >= end &&
+           other->request.cache_salt == sequence.request.cache_salt &&
+           std::equal(sequence.tokens.begin(), sequence.tokens.begin() + end,
+                      other->tokens.begin());
+  });
 }
 
 void Scheduler::publish(Sequence& sequence) {

@@ -73,6 +73,7 @@ class Scheduler {
   bool reserve(Sequence& sequence);
   void schedule_chunk(Sequence& sequence, std::int64_t& budget, std::int64_t most);
   void find_more(Sequence& sequence);
+  bool is_led(const Sequence& sequence) const;
   void publish(Sequence& sequence);
   void preempt_last();
   void queue(std::unique_ptr<Sequence> sequence);
