@@ -13,7 +13,7 @@ constexpr std::int64_t token_mask_words(std::int64_t n_vocab) {
   return (n_vocab + token_mask_word_bits - 1) / token_mask_word_bits;
 }
 
-/// Belongs to one request. Called by the engine's thread, between steps never.
+/// Belongs to one request and remembers what was accepted. The engine calls it inside step().
 class TokenConstraint {
  public:
   virtual ~TokenConstraint() = default;
