@@ -296,6 +296,7 @@ TEST_F(EngineTest, StopStringsEndTheText) {
 
 TEST_F(EngineTest, AFullQueueIsToldApart) {
   auto engine = make_engine({.n_ctx = 50,
+                             .n_kv_positions = 200,
                              .max_sequences = 2,
                              .step_tokens = 64,
                              .max_queued_requests = 3,
