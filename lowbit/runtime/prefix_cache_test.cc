@@ -159,7 +159,7 @@ TEST_P(PrefixCacheTest, RandomLoadDoesNotChangeABit) {
   std::vector<Request> requests;
   std::vector<Trace> expected;
   for (int i = 0; i < 10; ++i) {
-    Request request{.prompt = text(1 + draw(3 * block), i % 2), .max_tokens = 1 + draw(block)};
+    Request request{.prompt = text(1 + draw(2 * block), i % 2), .max_tokens = 1 + draw(2 * block)};
     if (i % 3 == 0) {
       const auto end = text(1 + draw(40), 7 + i);
       request.prompt.insert(request.prompt.end(), end.begin(), end.end());

@@ -285,7 +285,7 @@ TEST_F(SchedulerTest, RandomLoadKeepsEveryPageRight) {
   std::mt19937 random(20);
   const auto draw = [&](std::int64_t n) { return static_cast<std::int64_t>(random()) % n; };
   std::int64_t n_preemptions = 0, n_found = 0;
-  for (int round = 0; round < 24; ++round) {
+  for (int round = 0; round < 18; ++round) {
     const std::int64_t n_blocks = 5 + draw(12);
     Scheduler scheduler = make(n_blocks, {.max_sequences = 1 + draw(6),
                                           .step_tokens = 16 + draw(300),
@@ -298,9 +298,9 @@ TEST_F(SchedulerTest, RandomLoadKeepsEveryPageRight) {
     for (int i = 0; i < 150; ++i) {
       if (draw(3) == 0) {
         // Prompts share beginnings of several lengths; a context holds 5 blocks.
-        Tokens prompt = text(draw(4 * block) + 1, static_cast<std::int32_t>(draw(2)));
+        Tokens prompt = text(draw(2 * block) + 1, static_cast<std::int32_t>(draw(2)));
         if (draw(2) == 0) prompt.push_back(static_cast<std::int32_t>(draw(3)));
-        alive.insert(add(scheduler, prompt, 1 + draw(block - 2), static_cast<int>(draw(3)) - 1,
+        alive.insert(add(scheduler, prompt, 1 + draw(3 * block - 2), static_cast<int>(draw(3)) - 1,
                          draw(4) == 0 ? "salt" : ""));
       }
       if (!alive.empty() && draw(15) == 0) {
@@ -324,7 +324,7 @@ TEST_F(SchedulerTest, RandomLoadKeepsEveryPageRight) {
     n_found += scheduler.stats().n_found_tokens;
   }
   EXPECT_GT(n_preemptions, 20);
-  EXPECT_GT(n_found, 5000);
+  EXPECT_GT(n_found, 1000);
 }
 
 }  // namespace
