@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the server serves: a loaded model, its engine, and what clients are told about it. Made by
+// the caller's factory on the engine's thread; afterwards that thread alone touches `engine`, and
+// everything else is only read.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lowbit/base/thread_pool.h"
+#include "lowbit/model/chat_template.h"
+#include "lowbit/runtime/engine.h"
+#include "lowbit/runtime/loaded_model.h"
+
+namespace lowbit {
+
+struct ServedModel {
+  std::vector<std::string> names;  // the first is what answers say; all are accepted
+  std::string description;         // recipe and file, for /v1/models
+  std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<LoadedModel> model;
+  std::optional<ChatTemplate> chat_template;
+  std::string no_template;  // why there is none
+  SamplingParams defaults;  // of what a request leaves out
+  std::int64_t weight_bytes = 0;
+  std::int64_t max_sequences = 0;
+  std::unique_ptr<Engine> engine;  // last: it uses the others
+
+  const Tokenizer& tokenizer() const { return model->tokenizer(); }
+  std::int64_t n_ctx() const { return engine->n_ctx(); }
+};
+
+using LoadModel = std::function<Result<std::unique_ptr<ServedModel>>()>;
+
+}  // namespace lowbit
