@@ -6,12 +6,12 @@
 namespace lowbit {
 namespace {
 
-std::string quoted(std::string_view text) {
+std::string json_text(std::string_view text) {
   return dump(Json(std::string(text)));
 }
 
-std::string quoted_or_null(const std::string& text) {
-  return text.empty() ? "null" : quoted(text);
+std::string json_text_or_null(const std::string& text) {
+  return text.empty() ? "null" : json_text(text);
 }
 
 std::string token_text(const Tokenizer& tokenizer, std::int32_t id) {
@@ -30,7 +30,7 @@ class ChatFormat final : public AnswerFormat {
     const AnswerHead& head = options_.head;
     prefix_ = fmt::format(
         R"({{"id":{},"object":"chat.completion.chunk","created":{},"model":{},"system_fingerprint":{},)",
-        quoted(id()), head.created, quoted(head.model), quoted(head.fingerprint));
+        json_text(id()), head.created, json_text(head.model), json_text(head.fingerprint));
   }
 
   Json whole(std::span<const ChoicePart> choices, const Usage& usage) const override {
@@ -62,7 +62,7 @@ class ChatFormat final : public AnswerFormat {
   std::string part(std::size_t choice, const ChoicePart& part) override {
     std::string events;
     if (!part.text.empty() || !part.logprobs.empty()) {
-      events += event(choice, fmt::format(R"({{"content":{}}})", quoted(part.text)),
+      events += event(choice, fmt::format(R"({{"content":{}}})", json_text(part.text)),
                       dump(logprobs_json(part.logprobs)), "null");
     }
     if (!part.tool_calls.empty()) {
@@ -71,7 +71,7 @@ class ChatFormat final : public AnswerFormat {
       n_calls_[choice] += part.tool_calls.size();
       events += event(choice, fmt::format(R"({{"tool_calls":{}}})", dump(calls)), "null", "null");
     }
-    if (!part.finish.empty()) events += event(choice, "{}", "null", quoted(part.finish));
+    if (!part.finish.empty()) events += event(choice, "{}", "null", json_text(part.finish));
     return events;
   }
 
@@ -132,7 +132,7 @@ class CompletionFormat final : public AnswerFormat {
     const AnswerHead& head = options_.head;
     prefix_ = fmt::format(
         R"({{"id":{},"object":"text_completion","created":{},"model":{},"system_fingerprint":{},)",
-        quoted(id()), head.created, quoted(head.model), quoted(head.fingerprint));
+        json_text(id()), head.created, json_text(head.model), json_text(head.fingerprint));
   }
 
   Json whole(std::span<const ChoicePart> choices, const Usage& usage) const override {
@@ -161,7 +161,7 @@ class CompletionFormat final : public AnswerFormat {
     const Json logprobs = logprobs_json(part.logprobs, offsets_[choice]);
     return sse(fmt::format(
         R"({}"choices":[{{"index":{},"text":{},"logprobs":{},"finish_reason":{}}}]}})", prefix_,
-        choice, quoted(part.text), dump(logprobs), quoted_or_null(part.finish)));
+        choice, json_text(part.text), dump(logprobs), json_text_or_null(part.finish)));
   }
 
   std::string closing(std::span<const ChoicePart>, const Usage& usage,

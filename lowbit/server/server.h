@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// lowbit serve without its command line: one I/O thread that speaks HTTP and keeps all state, one
+// thread that reads requests (worker.h), one that owns the engine (engine_loop.h). They pass values
+// and share nothing that changes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lowbit/base/result.h"
+#include "lowbit/server/http_server.h"
+#include "lowbit/server/served_model.h"
+
+namespace lowbit {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  HttpLimits http = {};
+  std::int64_t max_queued = 512;             // requests beyond those that can run at once
+  std::int64_t max_queued_tokens = 1 << 20;  // prompt tokens that have not been answered yet
+  double drain_seconds = 15;                 // from SIGTERM to cutting what still runs
+  double request_seconds = 600;              // from arrival to the last token
+  double keep_alive_seconds = 15;            // between comments in a silent stream
+  std::string api_key_file;                  // "": everyone may ask, unless api_keys has some
+  std::vector<std::string> api_keys = {};
+  std::vector<std::string> cors_origins = {};  // besides pages on this machine; "*": all
+};
+
+class Server {
+ public:
+  struct Calls {
+    std::function<void(const std::string& line)> log;  // for people
+    std::function<void(const std::string& json)>
+        request;  // one JSON object per request; may be null
+  };
+  /// Listens; the model is loaded in run(). Errors: the address, the keys.
+  static Result<std::unique_ptr<Server>> create(ServerOptions options, Calls calls);
+  virtual ~Server() = default;
+  virtual int port() const = 0;
+  /// Serves until SIGTERM or SIGINT has been obeyed (or stop() was called). Errors: the model could
+  /// not be loaded.
+  virtual Status run(LoadModel load) = 0;
+  /// Any thread; as SIGTERM.
+  virtual void stop() = 0;
+};
+
+}  // namespace lowbit
