@@ -23,6 +23,7 @@ struct Context {
 using AddCommand = void (*)(CLI::App& parser, Context& context);
 
 void add_run(CLI::App& parser, Context& context);
+void add_serve(CLI::App& parser, Context& context);
 void add_inspect(CLI::App& parser, Context& context);
 void add_quantize(CLI::App& parser, Context& context);
 void add_sensitivity(CLI::App& parser, Context& context);
@@ -36,9 +37,9 @@ void add_tokenize(CLI::App& parser, Context& context);
 void add_render(CLI::App& parser, Context& context);
 
 /// THE list of subcommands, in the order of --help.
-inline constexpr std::array command_list{add_run,     add_inspect,   add_quantize, add_sensitivity,
-                                         add_convert, add_calibrate, add_eval,     add_bench,
-                                         add_formats, add_kernels,   add_tokenize, add_render};
+inline constexpr std::array command_list{
+    add_run,  add_serve, add_inspect, add_quantize, add_sensitivity, add_convert, add_calibrate,
+    add_eval, add_bench, add_formats, add_kernels,  add_tokenize,    add_render};
 
 /// Prints "lowbit: <message>" on stderr; the exit code is that of a failure, or of an interrupt
 /// when one caused it.

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/server/prepare.h"
+
+#include <utility>
+
+#include "lowbit/server/prompt.h"
+
+namespace lowbit {
+namespace {
+
+Refusal add_jobs(std::vector<std::int32_t> ids, const Generation& generation,
+                 const ServedModel& model, std::uint64_t seed, Prepared& prepared) {
+  const auto n_prompt = static_cast<std::int64_t>(ids.size());
+  if (Refusal refusal = check_generation(n_prompt, generation, model)) return refusal;
+  prepared.n_prompt += n_prompt;
+  for (std::int64_t choice = 0; choice < generation.n_choices; ++choice) {
+    prepared.jobs.push_back({.id = 0,
+                             .request = engine_request(ids, generation, seed, choice),
+                             .n_top_logprobs = generation.n_top_logprobs});
+  }
+  return {};
+}
+
+Refusal prepare_chat(ChatRequest& request, const ServedModel& model, std::uint64_t random_seed,
+                     Prepared& prepared) {
+  std::vector<std::int32_t> ids;
+  if (Refusal refusal = chat_ids(request, model, ids)) return refusal;
+  if (ids.empty()) return bad_field("messages", "the chat template makes an empty prompt of this");
+  prepared.generation = std::move(request.generation);
+  const std::uint64_t seed = prepared.generation.seed.value_or(random_seed);
+  return add_jobs(std::move(ids), prepared.generation, model, seed, prepared);
+}
+
+Refusal prepare_completion(CompletionRequest& request, const ServedModel& model,
+                           std::uint64_t random_seed, Prepared& prepared) {
+  if (Refusal refusal = check_model(request.model, model)) return refusal;
+  prepared.generation = std::move(request.generation);
+  const std::uint64_t seed = prepared.generation.seed.value_or(random_seed);
+  for (const Prompt& prompt : request.prompts) {
+    std::vector<std::int32_t> ids;
+    if (Refusal refusal = prompt_ids(prompt, model, ids)) return refusal;
+    if (request.echo) {
+      const auto* text = std::get_if<std::string>(&prompt);
+      const std::string echo = text != nullptr ? *text : model.tokenizer().decode(ids);
+      const auto n_choices = static_cast<std::size_t>(prepared.generation.n_choices);
+      prepared.echoes.insert(prepared.echoes.end(), n_choices, echo);
+    }
+    if (Refusal refusal = add_jobs(std::move(ids), prepared.generation, model, seed, prepared)) {
+      if (refusal->param == "messages") refusal->param = "prompt";
+      return refusal;
+    }
+  }
+  return {};
+}
+
+Refusal tokenize(const TokenizeRequest& request, const ServedModel& model, Json& reply) {
+  const Tokenizer& tokenizer = model.tokenizer();
+  std::vector<std::int32_t> ids;
+  if (request.text) {
+    if (Refusal refusal = check_model(request.chat.model, model)) return refusal;
+    ids = tokenizer.encode(*request.text, request.add_special, /*parse_special=*/true);
+  } else if (Refusal refusal = chat_ids(request.chat, model, ids)) {
+    return refusal;
+  }
+  reply = {{"count", ids.size()}, {"max_model_len", model.n_ctx()}, {"tokens", ids}};
+  if (request.with_pieces) {
+    Json pieces = Json::array();
+    for (const std::int32_t id : ids) {
+      pieces.push_back(tokenizer.decode(std::span(&id, 1), /*skip_special=*/false));
+    }
+    reply["token_strs"] = std::move(pieces);
+  }
+  return {};
+}
+
+Refusal detokenize(const DetokenizeRequest& request, const ServedModel& model, Json& reply) {
+  if (Refusal refusal = check_model(request.model, model)) return refusal;
+  std::vector<std::int32_t> ids;
+  if (!request.tokens.empty()) {
+    if (Refusal refusal = prompt_ids(request.tokens, model, ids)) {
+      refusal->param = "tokens";
+      return refusal;
+    }
+  }
+  reply = {{"prompt", model.tokenizer().decode(ids, /*skip_special=*/false)}};
+  return {};
+}
+
+Refusal refuse_embedding(const EmbeddingRequest& request, const ServedModel& model) {
+  if (Refusal refusal = check_model(request.model, model)) return refusal;
+  for (const Prompt& input : request.inputs) {
+    std::vector<std::int32_t> ids;
+    Refusal refusal = prompt_ids(input, model, ids);
+    if (!refusal) continue;
+    refusal->param = "input";
+    return refusal;
+  }
+  return ApiError{.message = "this server does not give embeddings",
+                  .param = "model",
+                  .code = "embeddings_not_supported"};
+}
+
+Refusal read(Endpoint endpoint, const Json& body, const ServedModel& model,
+             std::uint64_t random_seed, Prepared& prepared) {
+  switch (endpoint) {
+    case Endpoint::chat:
+    case Endpoint::responses: {
+      ChatRequest request;
+      request.generation.sampling = model.defaults;
+      const auto parse = endpoint == Endpoint::chat ? parse_chat : parse_response;
+      if (Refusal refusal = parse(body, request)) return refusal;
+      prepared.ignored = request.ignored;
+      return prepare_chat(request, model, random_seed, prepared);
+    }
+    case Endpoint::completions: {
+      CompletionRequest request;
+      request.generation.sampling = model.defaults;
+      if (Refusal refusal = parse_completion(body, request)) return refusal;
+      prepared.ignored = request.ignored;
+      // OpenAI's default for this old API; a chat goes on to the model's own end.
+      constexpr std::int64_t default_max_tokens = 16;
+      if (!request.generation.max_tokens) request.generation.max_tokens = default_max_tokens;
+      return prepare_completion(request, model, random_seed, prepared);
+    }
+    case Endpoint::embeddings: {
+      EmbeddingRequest request;
+      if (Refusal refusal = parse_embedding(body, request)) return refusal;
+      return refuse_embedding(request, model);
+    }
+    case Endpoint::tokenize: {
+      TokenizeRequest request;
+      if (Refusal refusal = parse_tokenize(body, request)) return refusal;
+      return tokenize(request, model, prepared.reply.emplace());
+    }
+    case Endpoint::detokenize: {
+      DetokenizeRequest request;
+      if (Refusal refusal = parse_detokenize(body, request)) return refusal;
+      return detokenize(request, model, prepared.reply.emplace());
+    }
+    case Endpoint::apply_template: {
+      ChatRequest request;
+      MarkedText text;
+      if (Refusal refusal = parse_apply_template(body, request)) return refusal;
+      if (Refusal refusal = render(request, model, text)) return refusal;
+      prepared.reply = Json{{"prompt", text.str()}};
+      return {};
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Prepared prepare(Endpoint endpoint, std::string_view body, const ServedModel& model,
+                 std::uint64_t random_seed) {
+  Prepared prepared{.endpoint = endpoint};
+  auto json = parse_json(body);
+  if (!json) {
+    prepared.refusal = ApiError{.message = "the body: " + json.error().message()};
+    return prepared;
+  }
+  prepared.refusal = read(endpoint, *json, model, random_seed, prepared);
+  return prepared;
+}
+
+}  // namespace lowbit

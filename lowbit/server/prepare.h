@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the worker makes of a request's body: either the whole answer (an error, token ids, a
+// rendered template), or the jobs for the engine and how their answer looks. Pure: it reads the
+// model and touches nothing.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lowbit/server/engine_loop.h"
+#include "lowbit/server/openai_request.h"
+
+namespace lowbit {
+
+struct Prepared {
+  Refusal refusal = {};
+  std::optional<Json> reply = {};  // otherwise:
+  Endpoint endpoint = Endpoint::chat;
+  Generation generation = {};
+  std::vector<Job> jobs = {};             // one per choice, without ids
+  std::vector<std::string> echoes = {};   // one per choice, or none
+  std::int64_t n_prompt = 0;              // tokens of all prompts, each counted once
+  std::vector<std::string> ignored = {};  // fields nobody looked at
+};
+
+/// random_seed: for requests that name none.
+Prepared prepare(Endpoint endpoint, std::string_view body, const ServedModel& model,
+                 std::uint64_t random_seed);
+
+}  // namespace lowbit
