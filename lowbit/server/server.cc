@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <ctime>
 #include <map>
 #include <new>
@@ -39,9 +40,9 @@ double seconds_between(TimePoint first, TimePoint last) {
 struct Call {
   CallId id = 0;
   std::shared_ptr<Exchange> exchange;
-  std::string request_id;
-  HttpHeaders headers;
-  TimePoint arrival;
+  std::string request_id = {};
+  HttpHeaders headers = {};
+  TimePoint arrival = {};
   std::unique_ptr<Answer> answer = nullptr;
   std::vector<JobId> jobs = {};
   std::int64_t n_prompt = 0;
