@@ -194,7 +194,7 @@ void add_serve(CLI::App& parser, Context& context) {
                    "context in tokens (default: the model's)")
       ->check(tokens);
   command
-      ->add_option("--max-num-seqs,-np", options->engine.max_sequences,
+      ->add_option("--max-num-seqs,--parallel", options->engine.max_sequences,
                    "requests that run at once (32)")
       ->check(CLI::Range(1, 4096));
   command
