@@ -105,9 +105,12 @@ class Server:
             assert time.monotonic() < end, "it never happened"
             time.sleep(0.02)
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit code of a server that ends by itself."""
         _, errors = self.process.communicate(timeout=60)
         self.said += errors.splitlines(keepends=True)
         text = "".join(self.said)

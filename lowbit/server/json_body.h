@@ -18,7 +18,7 @@ using Json = nlohmann::ordered_json;
 
 struct JsonLimits {
   std::size_t depth = 64;
-  std::size_t n_values = std::size_t{1} << 21;
+  std::size_t n_values = std::size_t{1} << 19;
 };
 
 /// Any JSON value; errors say what is wrong and at which byte.

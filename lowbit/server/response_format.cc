@@ -29,10 +29,12 @@ class ResponseFormat final : public AnswerFormat {
   std::string opening(std::size_t) override {
     Json item = item_json("", "in_progress");
     item["content"] = Json::array();
-    return event("response.created", {{"response", response_json("in_progress")}}) +
-           event("response.in_progress", {{"response", response_json("in_progress")}}) +
-           event("response.output_item.added", {{"output_index", 0}, {"item", item}}) +
-           event("response.content_part.added", at_part({{"part", part_json("")}}));
+    std::string events;  // one by one: each event takes the next number
+    events += event("response.created", {{"response", response_json("in_progress")}});
+    events += event("response.in_progress", {{"response", response_json("in_progress")}});
+    events += event("response.output_item.added", {{"output_index", 0}, {"item", item}});
+    events += event("response.content_part.added", at_part({{"part", part_json("")}}));
+    return events;
   }
 
   std::string part(std::size_t, const ChoicePart& part) override {
@@ -45,12 +47,15 @@ class ResponseFormat final : public AnswerFormat {
     const ChoicePart& choice = choices.front();
     const Json response = whole(choices, usage);
     const bool is_cut = choice.finish == "length";
-    return event("response.output_text.done",
-                 at_part({{"text", choice.text}, {"logprobs", Json::array()}})) +
-           event("response.content_part.done", at_part({{"part", part_json(choice.text)}})) +
-           event("response.output_item.done",
-                 {{"output_index", 0}, {"item", response["output"].front()}}) +
-           event(is_cut ? "response.incomplete" : "response.completed", {{"response", response}});
+    std::string events;
+    events += event("response.output_text.done",
+                    at_part({{"text", choice.text}, {"logprobs", Json::array()}}));
+    events += event("response.content_part.done", at_part({{"part", part_json(choice.text)}}));
+    events += event("response.output_item.done",
+                    {{"output_index", 0}, {"item", response["output"].front()}});
+    events +=
+        event(is_cut ? "response.incomplete" : "response.completed", {{"response", response}});
+    return events;
   }
 
  private:

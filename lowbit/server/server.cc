@@ -63,7 +63,9 @@ class ServerImpl final : public Server {
         calls_(std::move(calls)),
         keys_(std::move(keys)),
         random_(std::random_device{}()),
-        http_(std::move(http)) {}
+        http_(std::move(http)) {
+    http_->on_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); });
+  }
   ~ServerImpl() override {
     // Threads that post to the I/O loop end first, then the loop that holds exchanges.
     worker_.reset();
@@ -140,7 +142,6 @@ Status ServerImpl::run(LoadModel load) {
                             [this](StepReport report) {
                               http_->post([this, report = std::move(report)] { on_step(report); });
                             }});
-  http_->on_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); });
   tick();
   http_->run({.check_head = [this](const HttpRequest& request) { return check_head(request); },
               .handle = [this](std::shared_ptr<Exchange> exchange) { handle(std::move(exchange)); },
