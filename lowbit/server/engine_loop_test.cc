@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lowbit/server/engine_loop.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <string>
+
+#include "lowbit/model/model_file.h"
+
+namespace lowbit {
+namespace {
+
+/// A tiny golden model with an engine of `max_sequences`.
+Result<std::unique_ptr<ServedModel>> load_tiny(std::int64_t max_sequences) {
+  auto served = std::make_unique<ServedModel>();
+  auto file = ModelFile::open(LOWBIT_SOURCE_DIR "/tests/golden/models/qwen2");
+  if (!file) return std::move(file).error();
+  served->names = {"qwen2"};
+  served->pool = std::make_unique<ThreadPool>(1);
+  auto model = LoadedModel::load(*file, Recipe(), *served->pool, LoadOptions());
+  if (!model) return std::move(model).error();
+  served->model = *std::move(model);
+  EngineOptions options;
+  options.max_sequences = max_sequences;
+  options.n_kv_positions = 1024;
+  auto engine = Engine::create(served->model->backend(), served->model->weights(),
+                               &served->model->tokenizer(), options);
+  if (!engine) return std::move(engine).error();
+  served->engine = *std::move(engine);
+  return served;
+}
+
+/// What the loop said, kept for the test's thread.
+class Listener {
+ public:
+  EngineLoop::Calls calls() {
+    return {.on_loaded =
+                [this](const ServedModel* model, std::string problem) {
+                  const std::lock_guard lock(mutex_);
+                  is_loaded_ = true;
+                  model_ = model;
+                  problem_ = std::move(problem);
+                  changed_.notify_all();
+                },
+            .on_step =
+                [this](StepReport report) {
+                  const std::lock_guard lock(mutex_);
+                  for (JobOutput& output : report.outputs) {
+                    outputs_[output.id].push_back(std::move(output));
+                  }
+                  state_ = report.state;
+                  changed_.notify_all();
+                }};
+  }
+  const ServedModel* wait_for_model() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return is_loaded_; });
+    return model_;
+  }
+  /// Outputs of a job, once it has ended.
+  std::vector<JobOutput> wait_for(JobId id) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] {
+      const auto& outputs = outputs_[id];
+      return !outputs.empty() && (outputs.back().output.finish || !outputs.back().error.empty());
+    });
+    return outputs_[id];
+  }
+  void wait_for_token(JobId id) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !outputs_[id].empty(); });
+  }
+  EngineState state() {
+    const std::lock_guard lock(mutex_);
+    return state_;
+  }
+  std::string problem() {
+    const std::lock_guard lock(mutex_);
+    return problem_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool is_loaded_ = false;
+  const ServedModel* model_ = nullptr;
+  std::string problem_;
+  std::map<JobId, std::vector<JobOutput>> outputs_;
+  EngineState state_;
+};
+
+Job job(JobId id, std::int64_t max_tokens, std::uint64_t seed) {
+  Request request;
+  request.prompt = {5, 6, 7};
+  request.max_tokens = max_tokens;
+  request.ignore_end = true;
+  request.sampling.seed = seed;
+  return {.id = id, .request = std::move(request)};
+}
+
+std::vector<Job> one(Job job) {
+  std::vector<Job> jobs;
+  jobs.push_back(std::move(job));
+  return jobs;
+}
+
+std::vector<std::int32_t> tokens_of(const std::vector<JobOutput>& outputs) {
+  std::vector<std::int32_t> tokens;
+  for (const JobOutput& output : outputs) {
+    if (output.output.token) tokens.push_back(*output.output.token);
+  }
+  return tokens;
+}
+
+TEST(EngineLoop, GivesWhatTheEngineGivesAlone) {
+  constexpr std::int64_t n_tokens = 12;
+  const auto alone = load_tiny(1);
+  ASSERT_TRUE(alone) << alone.error().message();
+  ASSERT_TRUE((*alone)->engine->add_request(job(0, n_tokens, 3).request));
+  std::vector<std::int32_t> expected;
+  while (!(*alone)->engine->is_idle()) {
+    for (const Output& output : (*alone)->engine->step()) expected.push_back(*output.token);
+  }
+  Listener listener;
+  EngineLoop loop([] { return load_tiny(4); }, listener.calls());
+  ASSERT_NE(listener.wait_for_model(), nullptr) << listener.problem();
+  constexpr JobId n_jobs = 8;  // twice what runs at once
+  for (JobId id = 1; id <= n_jobs; ++id) loop.submit(one(job(id, n_tokens, 3)));
+  for (JobId id = 1; id <= n_jobs; ++id) EXPECT_EQ(tokens_of(listener.wait_for(id)), expected);
+}
+
+TEST(EngineLoop, LogprobsBelongToTheirTokens) {
+  Listener listener;
+  EngineLoop loop([] { return load_tiny(4); }, listener.calls());
+  ASSERT_NE(listener.wait_for_model(), nullptr);
+  std::vector<Job> jobs;
+  for (JobId id = 1; id <= 3; ++id) {
+    jobs.push_back(job(id, 6, id));
+    jobs.back().request.sampling.temperature = 0;
+    jobs.back().n_top_logprobs = 2;
+  }
+  loop.submit(std::move(jobs));
+  for (JobId id = 1; id <= 3; ++id) {
+    for (const JobOutput& output : listener.wait_for(id)) {
+      ASSERT_TRUE(output.logprobs);
+      EXPECT_EQ(output.logprobs->token, *output.output.token);
+      ASSERT_EQ(output.logprobs->top.size(), 2u);
+      EXPECT_EQ(output.logprobs->top[0].first, *output.output.token);  // greedy
+      EXPECT_EQ(output.logprobs->top[0].second, output.logprobs->logprob);
+      EXPECT_GE(output.logprobs->top[0].second, output.logprobs->top[1].second);
+    }
+  }
+}
+
+TEST(EngineLoop, CancelFreesAtOnce) {
+  Listener listener;
+  EngineLoop loop([] { return load_tiny(1); }, listener.calls());
+  ASSERT_NE(listener.wait_for_model(), nullptr);
+  constexpr std::int64_t n_many = 250;
+  loop.submit(one(job(1, n_many, 1)));
+  loop.submit(one(job(2, n_many, 2)));  // waits behind the first
+  listener.wait_for_token(1);
+  loop.cancel(2);
+  loop.cancel(1);
+  loop.cancel(77);  // nobody
+  EXPECT_EQ(listener.wait_for(1).back().output.finish, FinishReason::cancelled);
+  EXPECT_EQ(listener.wait_for(2).back().output.finish, FinishReason::cancelled);
+  EXPECT_EQ(listener.state().n_free_kv_blocks, listener.state().n_kv_blocks);
+  loop.submit(one(job(3, 2, 3)));
+  EXPECT_EQ(tokens_of(listener.wait_for(3)).size(), 2u);
+}
+
+TEST(EngineLoop, ARequestTheEngineRefusesEndsAlone) {
+  Listener listener;
+  EngineLoop loop([] { return load_tiny(2); }, listener.calls());
+  ASSERT_NE(listener.wait_for_model(), nullptr);
+  Job bad = job(1, 2, 1);
+  bad.request.prompt = {-1};
+  std::vector<Job> jobs = one(std::move(bad));
+  jobs.push_back(job(2, 2, 1));
+  loop.submit(std::move(jobs));
+  EXPECT_NE(listener.wait_for(1).back().error.find("token id -1"), std::string::npos);
+  EXPECT_EQ(tokens_of(listener.wait_for(2)).size(), 2u);
+}
+
+TEST(EngineLoop, SaysWhyThereIsNoModel) {
+  Listener listener;
+  const EngineLoop loop([]() -> Result<std::unique_ptr<ServedModel>> { return Error("no file"); },
+                        listener.calls());
+  EXPECT_EQ(listener.wait_for_model(), nullptr);
+  EXPECT_EQ(listener.problem(), "no file");
+}
+
+TEST(EngineLoop, EndsWithWorkLeft) {
+  Listener listener;
+  EngineLoop loop([] { return load_tiny(1); }, listener.calls());
+  ASSERT_NE(listener.wait_for_model(), nullptr);
+  loop.submit(one(job(1, 250, 1)));
+  listener.wait_for_token(1);
+}
+
+TEST(TokenLogprobs, AreASoftmax) {
+  const std::vector<float> logits{0.0f, 1.0f, 1.0f, -2.0f};
+  const double total = std::log(1 + 2 * std::exp(1.0) + std::exp(-2.0));
+  const TokenLogprobs found = logprobs_of(logits, 3, 10);
+  EXPECT_NEAR(found.logprob, -2 - total, 1e-12);
+  ASSERT_EQ(found.top.size(), logits.size());
+  EXPECT_EQ(found.top[0].first, 1);  // ties: the smaller id
+  EXPECT_EQ(found.top[1].first, 2);
+  EXPECT_EQ(found.top[3].first, 3);
+}
+
+}  // namespace
+}  // namespace lowbit
