@@ -62,6 +62,7 @@ Result<std::unique_ptr<ServedModel>> load(const Options& options, const Recipe& 
       spdlog::warn("{}; chats are refused", served->no_template);
     } else {
       served->chat_template.emplace(*std::move(parsed));
+      served->template_reads_tools = source.find("tools") != std::string::npos;
     }
   }
   served->pool = make_pool(options.model);

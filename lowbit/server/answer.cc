@@ -16,6 +16,9 @@ Answer::Answer(std::shared_ptr<Exchange> exchange, AnswerOptions options,
       last_sent_(std::chrono::steady_clock::now()) {
   usage_.n_prompt = options_.n_prompt;
   for (std::size_t i = 0; i < options_.echoes.size(); ++i) choices_[i].text = options_.echoes[i];
+  for (std::size_t i = 0; options_.has_tools && i < choices_.size(); ++i) {
+    tool_readers_.emplace_back(options_.call_id_prefix + std::to_string(i) + "-");
+  }
 }
 
 void Answer::send(std::string events) {
@@ -51,6 +54,7 @@ void Answer::add(std::size_t choice, const JobOutput& output, TimePoint now) {
   }
   if (engine.finish) part.finish = engine.finish == FinishReason::length ? "length" : "stop";
   ChoicePart& whole = choices_[choice];
+  if (options_.has_tools) find_tool_calls(choice, part);
   if (options_.stream) {
     std::string events;
     if (!is_open_[choice]) {
@@ -65,7 +69,21 @@ void Answer::add(std::size_t choice, const JobOutput& output, TimePoint now) {
   whole.text += part.text;
   whole.finish = part.finish;
   std::ranges::move(part.logprobs, std::back_inserter(whole.logprobs));
+  std::ranges::move(part.tool_calls, std::back_inserter(whole.tool_calls));
   if (engine.finish && ++n_ended_ == choices_.size()) finish();
+}
+
+void Answer::find_tool_calls(std::size_t choice, ChoicePart& part) {
+  ToolCallReader::Read read = tool_readers_[choice].feed(part.text);
+  if (!part.finish.empty()) {
+    ToolCallReader::Read rest = tool_readers_[choice].finish();
+    read.text += rest.text;
+    std::ranges::move(rest.calls, std::back_inserter(read.calls));
+  }
+  part.text = std::move(read.text);
+  part.tool_calls = std::move(read.calls);
+  const bool has_calls = !part.tool_calls.empty() || !choices_[choice].tool_calls.empty();
+  if (has_calls && part.finish == "stop") part.finish = "tool_calls";
 }
 
 void Answer::finish() {

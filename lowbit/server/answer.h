@@ -26,6 +26,8 @@ struct AnswerOptions {
   std::vector<std::int32_t> stop_ids = {};
   bool ignore_end = false;
   bool stream = false, include_usage = false;
+  bool has_tools = false;  // tool calls are looked for
+  std::string call_id_prefix = {};
   std::int64_t n_prompt = 0;  // tokens of all prompts
   HttpHeaders headers = {};   // of the HTTP answer
 };
@@ -54,6 +56,7 @@ class Answer {
 
  private:
   void send(std::string events);
+  void find_tool_calls(std::size_t choice, ChoicePart& part);
   void finish();
 
   std::shared_ptr<Exchange> exchange_;
@@ -61,6 +64,7 @@ class Answer {
   const Tokenizer& tokenizer_;
   std::vector<ChoicePart> choices_;
   std::vector<bool> is_open_;
+  std::vector<ToolCallReader> tool_readers_;  // one per choice, or none
   std::size_t n_ended_ = 0;
   Usage usage_;
   int status_ = 200;

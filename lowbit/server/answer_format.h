@@ -13,6 +13,7 @@
 #include "lowbit/model/tokenizer.h"
 #include "lowbit/server/json_body.h"
 #include "lowbit/server/token_logprobs.h"
+#include "lowbit/server/tool_calls.h"
 
 namespace lowbit {
 
@@ -27,10 +28,6 @@ struct Usage {
   std::int64_t n_prompt = 0, n_cached = 0, n_completion = 0;
 };
 Json to_json(const Usage& usage);
-
-struct ToolCall {
-  std::string id, name, arguments;
-};
 
 /// One choice, complete or the part of it that is new.
 struct ChoicePart {

@@ -22,10 +22,9 @@ namespace lowbit {
 struct HttpLimits {
   std::size_t header_bytes = std::size_t{16} << 10;
   std::size_t body_bytes = std::size_t{8} << 20;
-  std::size_t unread_bytes = std::size_t{16} << 20;  // of an answer the client does not take
-  double header_seconds = 10, body_seconds = 60;     // from the first byte of each to the last
-  double idle_seconds = 120;                         // between requests
-  double stall_seconds = 60;                         // a write that makes no progress
+  double header_seconds = 10, body_seconds = 60;  // from the first byte of each to the last
+  double idle_seconds = 120;                      // between requests
+  double stall_seconds = 60;                      // a write that makes no progress
   std::int64_t n_connections = 16000;
 };
 

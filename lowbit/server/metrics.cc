@@ -16,8 +16,6 @@ constexpr std::array token_bounds{.01, .025, .05, .075, .1,  .15, .2,  .3,  .4, 
                                   .75, 1.0,  2.5, 5.0,  7.5, 10., 20., 40., 80.};
 constexpr std::array request_bounds{.3,  .5,  .8,  1.0, 1.5,  2.0,  2.5,  5.0,  10.,   15.,  20.,
                                     30., 40., 50., 60., 120., 240., 480., 960., 1920., 7680.};
-constexpr std::array iteration_bounds{1.,   8.,    16.,   32.,   64.,   128.,  256.,
-                                      512., 1024., 2048., 4096., 8192., 16384.};
 constexpr std::array length_bounds{1.,   2.,    5.,    10.,   20.,    50.,    100.,   200.,
                                    500., 1000., 2000., 5000., 10000., 20000., 50000., 100000.};
 constexpr std::array choice_bounds{1., 2., 5., 10., 20.};
@@ -98,7 +96,6 @@ Metrics::Metrics()
       inter_token(token_bounds),
       per_output_token(token_bounds),
       e2e(request_bounds),
-      iteration_tokens(iteration_bounds),
       prompt_tokens(length_bounds),
       generation_tokens(length_bounds),
       max_tokens(length_bounds),
@@ -132,7 +129,6 @@ std::string Metrics::text(const std::string& model_name) const {
   page.histogram("vllm:request_time_per_output_token_seconds", per_output_token,
                  "Mean time per token after the first, of one request.");
   page.histogram("vllm:e2e_request_latency_seconds", e2e, "From arrival to the last token.");
-  page.histogram("vllm:iteration_tokens_total", iteration_tokens, "Tokens given by one step.");
   page.histogram("vllm:request_prompt_tokens", prompt_tokens, "Prompt tokens of a request.");
   page.histogram("vllm:request_generation_tokens", generation_tokens,
                  "Generated tokens of a request.");

@@ -38,8 +38,8 @@ struct Metrics {
   std::int64_t n_rejected = 0;                   // queue full
   std::map<std::string, std::int64_t> finished;  // by reason: stop, length, abort, error
   std::map<int, std::int64_t> answered;          // HTTP requests by status
-  Histogram ttft, inter_token, per_output_token, e2e, iteration_tokens, prompt_tokens,
-      generation_tokens, max_tokens, n_choices, step;
+  Histogram ttft, inter_token, per_output_token, e2e, prompt_tokens, generation_tokens, max_tokens,
+      n_choices, step;
 };
 
 }  // namespace lowbit

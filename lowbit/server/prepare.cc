@@ -27,6 +27,7 @@ Refusal prepare_chat(ChatRequest& request, const ServedModel& model, std::uint64
   if (Refusal refusal = chat_ids(request, model, ids)) return refusal;
   if (ids.empty()) return bad_field("messages", "the chat template makes an empty prompt of this");
   prepared.generation = std::move(request.generation);
+  prepared.has_tools = !request.tools.is_null();
   const std::uint64_t seed = prepared.generation.seed.value_or(random_seed);
   return add_jobs(std::move(ids), prepared.generation, model, seed, prepared);
 }

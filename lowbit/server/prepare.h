@@ -20,8 +20,9 @@ struct Prepared {
   std::optional<Json> reply = {};  // otherwise:
   Endpoint endpoint = Endpoint::chat;
   Generation generation = {};
-  std::vector<Job> jobs = {};             // one per choice, without ids
-  std::vector<std::string> echoes = {};   // one per choice, or none
+  std::vector<Job> jobs = {};            // one per choice, without ids
+  std::vector<std::string> echoes = {};  // one per choice, or none
+  bool has_tools = false;
   std::int64_t n_prompt = 0;              // tokens of all prompts, each counted once
   std::vector<std::string> ignored = {};  // fields nobody looked at
 };

@@ -30,6 +30,9 @@ Refusal render(const ChatRequest& request, const ServedModel& model, MarkedText&
                     .param = "messages",
                     .code = "chat_template_missing"};
   }
+  if (!request.tools.is_null() && !model.template_reads_tools) {
+    return bad_field("tools", "this model's chat template knows no tools");
+  }
   const Tokenizer& tokenizer = model.tokenizer();
   Json variables = request.template_variables;
   variables["messages"] = request.messages;

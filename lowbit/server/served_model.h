@@ -24,6 +24,7 @@ struct ServedModel {
   std::unique_ptr<LoadedModel> model;
   std::optional<ChatTemplate> chat_template;
   std::string no_template;  // why there is none
+  bool template_reads_tools = false;
   SamplingParams defaults;  // of what a request leaves out
   std::int64_t weight_bytes = 0;
   std::int64_t max_sequences = 0;

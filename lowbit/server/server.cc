@@ -67,7 +67,9 @@ class ServerImpl final : public Server {
     http_->on_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); });
   }
   ~ServerImpl() override {
-    // Threads that post to the I/O loop end first, then the loop that holds exchanges.
+    // Nobody is told any more. Threads that post to the I/O loop end before the loop.
+    active_.clear();
+    jobs_.clear();
     worker_.reset();
     engine_.reset();
     http_.reset();
@@ -392,6 +394,8 @@ void ServerImpl::start_answer(Call& call, Prepared& prepared) {
   options.ignore_end = generation.ignore_end;
   options.stream = generation.stream;
   options.include_usage = generation.include_usage;
+  options.has_tools = prepared.has_tools;
+  options.call_id_prefix = "call_" + format.head.id + "-";
   options.n_prompt = prepared.n_prompt;
   options.headers = call.headers;
   call.n_prompt = prepared.n_prompt;
