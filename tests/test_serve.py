@@ -210,6 +210,7 @@ def test_the_batch_does_not_change_answers(client):
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"min_tokens": 3}, "min_tokens"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),  # this template knows none
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": 1}}, "stream_options"),
     ],
