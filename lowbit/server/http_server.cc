@@ -311,6 +311,7 @@ net::awaitable<void> Connection::run() {
 
 net::awaitable<bool> Connection::serve_one() {
   if (buffer_.size() == 0) {
+    buffer_.shrink_to_fit();  // a large body leaves a large buffer, and most connections are idle
     set_deadline(limits().idle_seconds);
     const auto [error] = co_await socket_.async_wait(tcp::socket::wait_read, no_throw);
     if (error) co_return false;

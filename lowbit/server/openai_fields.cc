@@ -178,6 +178,10 @@ Refusal check_fields(const Json& request, Endpoint endpoint, std::vector<std::st
     return ApiError{.message =
                         fmt::format("the body must be a JSON object, not {}", request.type_name())};
   }
+  constexpr std::size_t most_fields = 1024;
+  if (request.size() > most_fields) {
+    return ApiError{.message = fmt::format("the body has more than {} fields", most_fields)};
+  }
   for (const auto& [name, value] : request.items()) {
     const Field* field = find_field(name, endpoint);
     if (field == nullptr) {

@@ -229,6 +229,7 @@ std::optional<HttpResponse> ServerImpl::check_head(const HttpRequest& request) {
   const auto refuse = [&](const ApiError& error, HttpHeaders more = {}) {
     HttpResponse response = to_response(error);
     for (auto& header : common_headers(request, options_.cors_origins)) more.push_back(header);
+    more.emplace_back("X-Request-Id", request_id(request, [&] { return "req-" + new_id(); }));
     response.headers.insert(response.headers.end(), more.begin(), more.end());
     response.close = drains_;
     ++metrics_.answered[error.status];
