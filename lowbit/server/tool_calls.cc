@@ -55,6 +55,10 @@ ToolCallReader::Read ToolCallReader::feed(std::string_view text) {
   while (true) {
     if (state_ == State::whole) return read;
     if (state_ == State::text) {
+      if (skips_blanks_) {
+        held_.erase(0, std::min(held_.find_first_not_of(blanks), held_.size()));
+        skips_blanks_ = held_.empty();
+      }
       const std::size_t at = held_.find(opening);
       const std::size_t n_shown =
           at != std::string::npos ? at : held_.size() - n_begun(held_, opening);
@@ -68,10 +72,7 @@ ToolCallReader::Read ToolCallReader::feed(std::string_view text) {
     const std::string json = held_.substr(opening.size(), end - opening.size());
     if (!take_calls(json, read.calls)) read.text += held_.substr(0, end + closing.size());
     held_.erase(0, end + closing.size());
-    // Line breaks between calls are not part of the answer.
-    if (const std::size_t n = held_.find_first_not_of(blanks); n != 0 && n_calls_ > 0) {
-      held_.erase(0, std::min(n, held_.size()));
-    }
+    skips_blanks_ = n_calls_ > 0;  // line breaks between calls are not part of the answer
     state_ = State::text;
   }
 }

@@ -36,6 +36,7 @@ class ToolCallReader {
   State state_ = State::start;
   std::string held_;
   int n_calls_ = 0;
+  bool skips_blanks_ = false;  // behind a call
 };
 
 }  // namespace lowbit
