@@ -70,6 +70,12 @@ Result<std::unique_ptr<ServedModel>> load(const Options& options, const Recipe& 
       load_model(*file, recipe, *served->pool, options.model.verbose, options.model.pack_cache);
   if (!model) return std::move(model).error();
   served->model = *std::move(model);
+  auto vocabulary = TokenVocabulary::create(served->tokenizer(), tool_call_markers);
+  if (vocabulary) {
+    served->constraints = std::make_unique<ConstraintCache>(*std::move(vocabulary));
+  } else {
+    served->no_constraints = vocabulary.error().message();
+  }
   EngineOptions engine_options = options.engine;
   engine_options.kv = recipe.kv;
   if (engine_options.n_ctx == 0) engine_options.n_ctx = file->config().n_ctx_train;

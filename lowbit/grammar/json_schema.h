@@ -5,8 +5,7 @@
 //     given without additionalProperties, there are no others;
 //   - white space is bounded (json_text.h), documents nest at most max_grammar_depth rules deep;
 //   - integers have at most 18 digits and are written without point and exponent, numbers at most
-//   18
-//     before and 15 behind the point; beside a bound there is no exponent;
+//     18 before and 15 behind the point; beside a bound there is no exponent;
 //   - keys beside declared ones, and strings with a pattern or format, have no \u escapes;
 //   - without a type, keywords imply the types they speak of.
 // Unsupported keywords are refused by name and place; docs/structured-output.md lists all of them.

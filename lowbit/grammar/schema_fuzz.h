@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What must hold for any bytes given as a schema: it is refused with a sentence or compiles, soon;
 // and what the grammar lets through satisfies the schema. One function, for libFuzzer
-// (tests/fuzz/schema_fuzz.cc) and for the mutations of the unit tests.
+// (schema_fuzz.cc) and for the mutations of the unit tests.
 #pragma once
 
 #include <algorithm>

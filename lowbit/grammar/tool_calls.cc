@@ -15,8 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::string_view white_space = " \t\r\n";
-
 // Texts that do not hold the marker: the automaton that searches for it (Knuth, Morris, Pratt),
 // without its last state.
 Result<Dfa> text_without(std::string_view marker) {
@@ -108,61 +106,6 @@ Result<ToolCall> parse_tool_call(std::string_view json) {
   if (!arguments->is_object()) return Error("the arguments of the tool call are no object");
   parsed.arguments = arguments->dump();
   return parsed;
-}
-
-ToolCallReader::Piece ToolCallReader::push(std::string_view text) {
-  held_ += text;
-  Piece piece;
-  read(piece, false);
-  return piece;
-}
-
-ToolCallReader::Piece ToolCallReader::finish() {
-  Piece piece;
-  read(piece, true);
-  return piece;
-}
-
-void ToolCallReader::read(Piece& piece, bool is_last) {
-  // White space between calls is nobody's; text after a call ends that.
-  const auto take = [&](std::size_t n_bytes) {
-    const std::string_view text = std::string_view(held_).substr(0, n_bytes);
-    if (has_call_ && text.find_first_not_of(white_space) == std::string_view::npos) return;
-    has_call_ = false;
-    piece.content += text;
-  };
-  while (true) {
-    const std::size_t open = held_.find(tool_call_open);
-    if (open == std::string::npos) break;
-    const std::size_t json = open + tool_call_open.size();
-    const std::size_t close = held_.find(tool_call_close, json);
-    const bool is_closed = close != std::string::npos;
-    if (is_closed || is_last) {
-      const std::size_t n_json = (is_closed ? close : held_.size()) - json;
-      const std::size_t end = is_closed ? close + tool_call_close.size() : held_.size();
-      auto call = parse_tool_call(std::string_view(held_).substr(json, n_json));
-      take(call ? open : end);
-      if (call) {
-        piece.calls.push_back(*std::move(call));
-        has_call_ = true;
-      }
-      held_.erase(0, end);
-    } else {
-      take(open);
-      held_.erase(0, open);
-      return;
-    }
-  }
-  // What may begin a marker waits, and so does white space that only a call may follow.
-  std::size_t n_kept = is_last ? 0 : std::min(held_.size(), tool_call_open.size() - 1);
-  while (n_kept > 0 && !std::string_view(held_).ends_with(tool_call_open.substr(0, n_kept))) {
-    --n_kept;
-  }
-  const std::size_t n_text = held_.size() - n_kept;
-  const bool is_space = held_.find_first_not_of(white_space) >= n_text;
-  if (has_call_ && is_space && !is_last) return;
-  take(n_text);
-  held_.erase(0, n_text);
 }
 
 }  // namespace lowbit

@@ -3,8 +3,7 @@
 //   <tool_call>
 //   {"name": "weather", "arguments": {"city": "Ulm"}}
 //   </tool_call>
-// Here are both sides: the grammar that lets a model write nothing else (or text and such calls),
-// and the reader that turns what it wrote into calls, also from models that were not held to it.
+// The grammar lets a model write nothing else, or text and such calls.
 #pragma once
 
 #include <cstdint>
@@ -39,27 +38,8 @@ Result<std::shared_ptr<const Grammar>> compile_tool_calls(std::span<const ToolDe
 struct ToolCall {
   std::string name;
   std::string arguments;  // a JSON object as text
+  std::string id = {};    // for who answers it
   bool operator==(const ToolCall&) const = default;
-};
-
-/// Reads an answer piece by piece. Text is passed on as soon as it cannot be part of a marker;
-/// calls come whole. What stands between markers and is no call comes back as text, markers
-/// included.
-class ToolCallReader {
- public:
-  struct Piece {
-    std::string content;
-    std::vector<ToolCall> calls;
-  };
-  Piece push(std::string_view text);
-  /// The rest. A call without its closing marker counts if its JSON is whole.
-  Piece finish();
-
- private:
-  void read(Piece& piece, bool is_last);
-
-  std::string held_;
-  bool has_call_ = false;  // white space around calls is not content
 };
 
 /// The object of one call, if it is one: {"name": ..., "arguments" or "parameters": {...}}.

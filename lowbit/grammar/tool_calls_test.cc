@@ -83,41 +83,6 @@ TEST(ToolCalls, refuses_bad_lists_of_tools) {
       "tools[1].function.parameters: no document of at most 64 levels can satisfy the schema");
 }
 
-// The same whatever the pieces are.
-ToolCallReader::Piece read(std::string_view text, std::size_t n_step) {
-  ToolCallReader reader;
-  ToolCallReader::Piece all;
-  const auto add = [&](ToolCallReader::Piece piece) {
-    all.content += piece.content;
-    for (ToolCall& call : piece.calls) all.calls.push_back(std::move(call));
-  };
-  for (std::size_t i = 0; i < text.size(); i += n_step) add(reader.push(text.substr(i, n_step)));
-  add(reader.finish());
-  return all;
-}
-
-TEST(ToolCalls, are_read_from_a_stream) {
-  const ToolCall weather{"weather", R"({"city":"Ulm"})"}, time{"now", "{}"};
-  for (const std::size_t n_step : {1, 2, 3, 7, 1000}) {
-    EXPECT_EQ(read("just text <tool", n_step).content, "just text <tool");
-    const auto mixed = read("I look.\n" + ulm + "\n" + now + "\n", n_step);
-    EXPECT_EQ(mixed.content, "I look.\n");
-    EXPECT_EQ(mixed.calls, (std::vector{weather, time}));
-    const auto broken = read("<tool_call>{\"name\": 3}</tool_call> x", n_step);
-    EXPECT_EQ(broken.content, "<tool_call>{\"name\": 3}</tool_call> x");
-    EXPECT_TRUE(broken.calls.empty());
-    const auto open = read(ulm.substr(0, ulm.size() - 12), n_step);
-    EXPECT_EQ(open.calls, std::vector{weather});
-    EXPECT_EQ(open.content, "");
-    const auto cut = read("<tool_call>{\"name\": \"wea", n_step);
-    EXPECT_EQ(cut.content, "<tool_call>{\"name\": \"wea");
-    EXPECT_EQ(read(now + " bye", n_step).content, " bye");
-  }
-  ToolCallReader reader;
-  EXPECT_EQ(reader.push("text <").content, "text ");
-  EXPECT_EQ(reader.push("b>").content, "<b>");
-}
-
 TEST(ToolCalls, parses_what_models_write) {
   EXPECT_EQ(parse_tool_call(R"({"name":"f","arguments":"{\"a\": 1}"})")->arguments, "{\"a\": 1}");
   EXPECT_EQ(parse_tool_call(R"({"name":"f","parameters":{"a":1}})")->arguments, "{\"a\":1}");

@@ -108,8 +108,8 @@ Engine::Engine(Backend& backend, const ModelWeights& model, const Tokenizer* tok
 
 Engine::~Engine() = default;
 
-Result<RequestId> Engine::add_request(Request request, Refusal* refusal) {
-  const auto refuse = [refusal](Refusal kind, Error error) {
+Result<RequestId> Engine::add_request(Request request, RefusalKind* refusal) {
+  const auto refuse = [refusal](RefusalKind kind, Error error) {
     if (refusal != nullptr) *refusal = kind;
     return error;
   };
@@ -117,18 +117,18 @@ Result<RequestId> Engine::add_request(Request request, Refusal* refusal) {
   const std::int64_t n_answer = request.wants_embedding ? 0 : 1;
   if (n_prompt + n_answer > options_.n_ctx) {
     return refuse(
-        Refusal::too_long,
+        RefusalKind::too_long,
         Error(fmt::format("the prompt has {} tokens, the context holds {}{}; shorten the prompt "
                           "or enlarge the context",
                           n_prompt, options_.n_ctx,
                           n_answer == 0 ? "" : " with one of them for the answer")));
   }
   if (Status checked = check_request(request); !checked) {
-    return refuse(Refusal::invalid, std::move(checked).error());
+    return refuse(RefusalKind::invalid, std::move(checked).error());
   }
   if (is_queue_full(request)) {
     ++stats_.n_refused;
-    return refuse(Refusal::queue_full,
+    return refuse(RefusalKind::queue_full,
                   Error(fmt::format("{} requests with {} prompt tokens are waiting already; try "
                                     "again later",
                                     scheduler_.n_waiting(), scheduler_.n_waiting_tokens())));

@@ -76,7 +76,7 @@ class Engine {
 
   /// Errors: empty prompt, prompt longer than the context, ids or parameters out of range, a full
   /// queue. refusal: which kind, if it is not null.
-  Result<RequestId> add_request(Request request, Refusal* refusal = nullptr);
+  Result<RequestId> add_request(Request request, RefusalKind* refusal = nullptr);
   /// One forward pass over whatever is due. Valid until the next call; empty when idle or when
   /// every token of the step belonged to unfinished prompts.
   std::span<const Output> step();

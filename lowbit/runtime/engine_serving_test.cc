@@ -20,7 +20,7 @@ TEST_F(EngineTest, AFullQueueIsToldApart) {
                              .step_tokens = 64,
                              .max_queued_requests = 3,
                              .max_queued_tokens = 60});
-  Refusal refusal = Refusal::invalid;
+  RefusalKind refusal = RefusalKind::invalid;
   const auto add = [&](std::int64_t n_tokens) {
     return engine->add_request({.prompt = prompt(n_tokens), .max_tokens = 30}, &refusal)
         .has_value();
@@ -29,7 +29,7 @@ TEST_F(EngineTest, AFullQueueIsToldApart) {
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(add(4)) << i;
   auto refused = engine->add_request({.prompt = prompt(4)}, &refusal);
   ASSERT_FALSE(refused);
-  EXPECT_EQ(refusal, Refusal::queue_full);
+  EXPECT_EQ(refusal, RefusalKind::queue_full);
   EXPECT_NE(refused.error().message().find("5 requests with 20 prompt tokens"), std::string::npos)
       << refused.error().message();
   engine->step();
@@ -39,13 +39,13 @@ TEST_F(EngineTest, AFullQueueIsToldApart) {
   // By tokens: one alone may always wait, however long.
   EXPECT_TRUE(add(49));
   EXPECT_FALSE(add(12));
-  EXPECT_EQ(refusal, Refusal::queue_full);
+  EXPECT_EQ(refusal, RefusalKind::queue_full);
   EXPECT_TRUE(add(11));
   EXPECT_EQ(engine->stats().n_refused, 3);
   EXPECT_FALSE(add(50));
-  EXPECT_EQ(refusal, Refusal::too_long);
+  EXPECT_EQ(refusal, RefusalKind::too_long);
   EXPECT_FALSE(engine->add_request({.prompt = {}}, &refusal));
-  EXPECT_EQ(refusal, Refusal::invalid);
+  EXPECT_EQ(refusal, RefusalKind::invalid);
   EXPECT_EQ(engine->stats().n_refused, 3);
   drain(*engine);
 }
@@ -267,9 +267,9 @@ TEST_F(EngineTest, EmbeddingsAreTheMeanOfTheHiddenStates) {
         *alone->add_request({.prompt = prompt(std::array{1, 64, 130}[i]), .max_tokens = 60});
     EXPECT_EQ(tokens[generated[i]], drain(*alone)[id]);
   }
-  Refusal refusal = Refusal::invalid;
+  RefusalKind refusal = RefusalKind::invalid;
   EXPECT_FALSE(engine->add_request({.prompt = prompt(201), .wants_embedding = true}, &refusal));
-  EXPECT_EQ(refusal, Refusal::too_long);
+  EXPECT_EQ(refusal, RefusalKind::too_long);
 }
 
 /// A clock that goes on by a second whenever it is looked at: a step takes two.

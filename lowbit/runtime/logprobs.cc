@@ -23,7 +23,7 @@ TokenLogprobs logprobs_of(std::span<const float> logits, std::int32_t token, int
     return std::isnan(logprob) ? minus_infinity : logprob;
   };
 
-  TokenLogprobs result;
+  TokenLogprobs result{.token = token};
   result.logprob = of(static_cast<std::size_t>(token));
   const auto n_kept = std::min(static_cast<std::size_t>(n_top), logits.size());
   if (n_kept == 0) return result;

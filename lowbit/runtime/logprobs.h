@@ -15,7 +15,8 @@ struct TokenLogprob {
 };
 
 struct TokenLogprobs {
-  float logprob = 0;                   // of the chosen token
+  std::int32_t token = 0;  // the chosen one
+  float logprob = 0;
   std::vector<TokenLogprob> top = {};  // likeliest first, ties by id
 };
 

@@ -24,7 +24,7 @@ enum class FinishReason : std::uint8_t { stop, length, cancelled };
 std::string_view name_of(FinishReason reason);
 
 /// Why a request was not taken.
-enum class Refusal : std::uint8_t { invalid, too_long, queue_full };
+enum class RefusalKind : std::uint8_t { invalid, too_long, queue_full };
 
 struct Request {
   std::vector<std::int32_t> prompt;

@@ -43,6 +43,7 @@ void Answer::add(std::size_t choice, const JobOutput& output, TimePoint now) {
   const Output& engine = output.output;
   ChoicePart part;
   part.text = engine.text;
+  part.embedding = engine.embedding;
   if (engine.token) {
     ++usage_.n_completion;
     if (!first_token_) first_token_ = now;
@@ -50,8 +51,9 @@ void Answer::add(std::size_t choice, const JobOutput& output, TimePoint now) {
         engine.finish == FinishReason::stop &&
         ((!options_.ignore_end && tokenizer_.is_end(*engine.token)) ||
          std::ranges::find(options_.stop_ids, *engine.token) != options_.stop_ids.end());
-    if (output.logprobs && !is_end) part.logprobs.push_back(*output.logprobs);
+    if (engine.logprobs && !is_end) part.logprobs.push_back(*engine.logprobs);
   }
+  if (engine.finish) usage_.n_cached += engine.stats.n_cached;
   if (engine.finish) part.finish = engine.finish == FinishReason::length ? "length" : "stop";
   ChoicePart& whole = choices_[choice];
   if (options_.has_tools) find_tool_calls(choice, part);
@@ -68,6 +70,7 @@ void Answer::add(std::size_t choice, const JobOutput& output, TimePoint now) {
   }
   whole.text += part.text;
   whole.finish = part.finish;
+  whole.embedding = std::move(part.embedding);
   std::ranges::move(part.logprobs, std::back_inserter(whole.logprobs));
   std::ranges::move(part.tool_calls, std::back_inserter(whole.tool_calls));
   if (engine.finish && ++n_ended_ == choices_.size()) finish();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/server/answer_format.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 namespace lowbit {
@@ -18,10 +20,18 @@ std::string token_text(const Tokenizer& tokenizer, std::int32_t id) {
   return tokenizer.decode(std::span(&id, 1), /*skip_special=*/false);
 }
 
-Json token_json(const Tokenizer& tokenizer, std::int32_t id, double logprob) {
+/// JSON has no infinity; OpenAI writes this for a token that cannot be.
+double finite(float logprob) {
+  constexpr double least = -9999;
+  return std::max(static_cast<double>(logprob), least);
+}
+
+Json token_json(const Tokenizer& tokenizer, std::int32_t id, float logprob) {
   Json bytes = Json::array();
   for (const char c : tokenizer.piece(id)) bytes.push_back(static_cast<unsigned char>(c));
-  return {{"token", token_text(tokenizer, id)}, {"logprob", logprob}, {"bytes", std::move(bytes)}};
+  return {{"token", token_text(tokenizer, id)},
+          {"logprob", finite(logprob)},
+          {"bytes", std::move(bytes)}};
 }
 
 class ChatFormat final : public AnswerFormat {
@@ -101,7 +111,7 @@ class ChatFormat final : public AnswerFormat {
     for (const TokenLogprobs& token : logprobs) {
       Json entry = token_json(tokenizer, token.token, token.logprob);
       Json top = Json::array();
-      for (const auto& [id, logprob] : token.top) top.push_back(token_json(tokenizer, id, logprob));
+      for (const auto [id, logprob] : token.top) top.push_back(token_json(tokenizer, id, logprob));
       entry["top_logprobs"] = std::move(top);
       content.push_back(std::move(entry));
     }
@@ -185,11 +195,11 @@ class CompletionFormat final : public AnswerFormat {
     for (const TokenLogprobs& token : logprobs) {
       const std::string text = token_text(tokenizer, token.token);
       tokens.push_back(text);
-      chosen.push_back(token.logprob);
+      chosen.push_back(finite(token.logprob));
       Json top = Json::object();
-      for (const auto& [id, logprob] : token.top) {
+      for (const auto [id, logprob] : token.top) {
         const std::string name = token_text(tokenizer, id);
-        if (!top.contains(name)) top[name] = logprob;  // parts of characters print alike
+        if (!top.contains(name)) top[name] = finite(logprob);  // parts of characters print alike
       }
       tops.push_back(std::move(top));
       offsets.push_back(offset);

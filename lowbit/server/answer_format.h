@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "lowbit/model/tokenizer.h"
+#include "lowbit/runtime/logprobs.h"
 #include "lowbit/server/json_body.h"
-#include "lowbit/server/token_logprobs.h"
 #include "lowbit/server/tool_calls.h"
 
 namespace lowbit {
@@ -34,6 +34,7 @@ struct ChoicePart {
   std::string text = {};
   std::vector<TokenLogprobs> logprobs = {};
   std::vector<ToolCall> tool_calls = {};
+  std::vector<float> embedding = {};
   std::string finish = {};  // "" while it goes on; stop, length or tool_calls
 };
 
@@ -56,9 +57,11 @@ struct FormatOptions {
   AnswerHead head;
   const Tokenizer* tokenizer = nullptr;  // outlives the format
   bool has_logprobs = false;
+  bool as_base64 = false;  // embeddings: little-endian f32 instead of numbers
 };
 std::unique_ptr<AnswerFormat> make_chat_format(const FormatOptions& options);
 std::unique_ptr<AnswerFormat> make_completion_format(const FormatOptions& options);
 std::unique_ptr<AnswerFormat> make_response_format(const FormatOptions& options);
+std::unique_ptr<AnswerFormat> make_embedding_format(const FormatOptions& options);
 
 }  // namespace lowbit

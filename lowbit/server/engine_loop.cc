@@ -59,10 +59,8 @@ void EngineLoop::run() {
   if (!loaded) return calls_.on_loaded(nullptr, loaded.error().message());
   model_ = *std::move(loaded);
   Engine& engine = *model_->engine;
-  state_.n_kv_blocks = engine.kv_cache().n_blocks();
-  state_.n_free_kv_blocks = engine.kv_cache().n_free_blocks();
-  state_.kv_block_bytes = engine.kv_cache().block_bytes();
   calls_.on_loaded(model_.get(), "");
+  calls_.on_step({.outputs = {}, .state = engine.stats(), .time = Clock::now()});
   while (take_inbox(/*may_wait=*/engine.is_idle())) {
     StepReport report;
     for (Job& job : taken_) add(std::move(job), report);
@@ -71,52 +69,34 @@ void EngineLoop::run() {
     }
     if (!engine.is_idle()) step(report);
     report.time = Clock::now();
-    report.state = state_;
+    report.state = engine.stats();
     calls_.on_step(std::move(report));
   }
 }
 
 void EngineLoop::add(Job job, StepReport& report) {
-  Live live{.job = job.id, .n_top_logprobs = job.n_top_logprobs, .logits = nullptr};
-  if (job.n_top_logprobs) {
-    live.logits = std::make_shared<std::vector<float>>();
-    job.request.on_logits = [kept = live.logits](std::int64_t, std::span<const float> logits) {
-      kept->assign(logits.begin(), logits.end());
-    };
-  }
   auto id = model_->engine->add_request(std::move(job.request));
   if (!id) {
     report.outputs.push_back({.id = job.id, .output = {}, .error = id.error().message()});
     return;
   }
   request_of_[job.id] = *id;
-  live_[*id] = std::move(live);
+  job_of_[*id] = job.id;
 }
 
 void EngineLoop::step(StepReport& report) {
   Engine& engine = *model_->engine;
   const Clock::time_point start = Clock::now();
   for (const Output& output : engine.step()) {
-    const auto at = live_.find(output.id);
-    if (at == live_.end()) continue;
-    JobOutput& said = report.outputs.emplace_back();
-    said.id = at->second.job;
-    said.output = output;
-    if (output.token && at->second.n_top_logprobs) {
-      said.logprobs = logprobs_of(*at->second.logits, *output.token, *at->second.n_top_logprobs);
-    }
+    const auto at = job_of_.find(output.id);
+    if (at == job_of_.end()) continue;
+    report.outputs.push_back({.id = at->second, .output = output});
     if (output.finish) {
-      request_of_.erase(at->second.job);
-      live_.erase(at);
+      request_of_.erase(at->second);
+      job_of_.erase(at);
     }
   }
   report.step_seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  state_.n_running = engine.n_running();
-  state_.n_waiting = engine.n_waiting();
-  state_.n_preemptions = engine.n_preemptions();
-  state_.n_free_kv_blocks = engine.kv_cache().n_free_blocks();
-  ++state_.n_steps;
-  state_.step_seconds += report.step_seconds;
 }
 
 }  // namespace lowbit

@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "lowbit/server/served_model.h"
-#include "lowbit/server/token_logprobs.h"
 
 namespace lowbit {
 
@@ -27,26 +26,17 @@ using JobId = std::uint64_t;
 struct Job {
   JobId id = 0;
   Request request;
-  std::optional<int> n_top_logprobs = {};
 };
 
 struct JobOutput {
   JobId id = 0;
   Output output;
-  std::optional<TokenLogprobs> logprobs = {};
   std::string error = {};  // the engine does not take the request; it is finished
-};
-
-struct EngineState {
-  std::int64_t n_running = 0, n_waiting = 0, n_preemptions = 0;
-  std::int64_t n_kv_blocks = 0, n_free_kv_blocks = 0, kv_block_bytes = 0;
-  std::int64_t n_steps = 0;
-  double step_seconds = 0;  // of all steps together
 };
 
 struct StepReport {
   std::vector<JobOutput> outputs;
-  EngineState state;
+  EngineStats state;
   std::chrono::steady_clock::time_point time;
   double step_seconds = 0;  // 0: nothing was computed
 };
@@ -75,20 +65,13 @@ class EngineLoop {
   void add(Job job, StepReport& report);
   void step(StepReport& report);
 
-  struct Live {
-    JobId job = 0;
-    std::optional<int> n_top_logprobs;
-    std::shared_ptr<std::vector<float>> logits;  // of the token to be reported next
-  };
-
   LoadModel load_;
   Calls calls_;
   std::unique_ptr<ServedModel> model_;
-  std::map<RequestId, Live> live_;
+  std::map<RequestId, JobId> job_of_;
   std::map<JobId, RequestId> request_of_;
   std::vector<Job> taken_;
   std::vector<JobId> taken_cancels_;
-  EngineState state_;
 
   std::mutex mutex_;
   std::condition_variable has_news_;

@@ -104,20 +104,19 @@ Metrics::Metrics()
 
 std::string Metrics::text(const std::string& model_name) const {
   Page page(model_name);
-  const std::int64_t n_used_blocks = engine.n_kv_blocks - engine.n_free_kv_blocks;
-  const double kv_usage = engine.n_kv_blocks == 0 ? 0
-                                                  : static_cast<double>(n_used_blocks) /
-                                                        static_cast<double>(engine.n_kv_blocks);
   page.gauge("vllm:num_requests_running", engine.n_running, "Requests in the running batch.");
   page.gauge("vllm:num_requests_waiting", engine.n_waiting, "Requests waiting to be admitted.");
-  page.gauge("vllm:kv_cache_usage_perc", kv_usage, "KV cache in use; 1 is all of it.");
+  page.gauge("vllm:kv_cache_usage_perc", engine.kv_usage(), "KV cache in use; 1 is all of it.");
   page.head("vllm:cache_config_info", "gauge", "Size of the KV cache.");
   page.value("vllm:cache_config_info", 1,
              fmt::format("block_size=\"{}\",num_gpu_blocks=\"{}\"", kv_block_positions,
                          engine.n_kv_blocks));
   page.counter("vllm:prompt_tokens_total", n_prompt_tokens, "Prompt tokens.");
   page.counter("vllm:generation_tokens_total", n_generation_tokens, "Generated tokens.");
-  page.counter("vllm:num_preemptions_total", engine.n_preemptions, "Sequences put back.");
+  page.counter("vllm:num_preemptions_total", engine.scheduler.n_preemptions, "Sequences put back.");
+  page.counter("vllm:prefix_cache_queries_total", engine.scheduler.n_queried_tokens,
+               "Prompt tokens looked up in the prefix cache.");
+  page.counter("vllm:prefix_cache_hits_total", engine.scheduler.n_found_tokens, "Of them, found.");
   page.counter("vllm:admission_rejections_total", n_rejected, "Requests refused: queue full.");
   page.head("vllm:request_success_total", "counter", "Requests that ended, by reason.");
   for (const auto& [reason, n_requests] : finished) {

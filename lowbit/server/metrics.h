@@ -32,7 +32,7 @@ struct Metrics {
   /// labels of every series: `model_name`.
   std::string text(const std::string& model_name) const;
 
-  EngineState engine;
+  EngineStats engine;
   std::int64_t weight_bytes = 0, n_connections = 0;
   std::int64_t n_prompt_tokens = 0, n_generation_tokens = 0;
   std::int64_t n_rejected = 0;                   // queue full

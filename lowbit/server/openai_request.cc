@@ -106,6 +106,10 @@ Refusal parse_generation(const Json& body, Generation& generation) {
   for (const auto name : {"max_tokens", "max_completion_tokens", "max_output_tokens"}) {
     if (const auto most = integer(body, name)) generation.max_tokens = *most;
   }
+  if (const auto least = integer(body, "min_tokens")) generation.min_tokens = *least;
+  if (generation.max_tokens && generation.min_tokens > *generation.max_tokens) {
+    return bad_field("min_tokens", "'min_tokens' must not be above 'max_tokens'");
+  }
   if (const auto n = integer(body, "n")) generation.n_choices = *n;
   set(body, "ignore_eos", generation.ignore_end);
   set(body, "stream", generation.stream);
@@ -121,36 +125,81 @@ Refusal parse_generation(const Json& body, Generation& generation) {
   return parse_biases(field_of(body, "logit_bias"), sampling);
 }
 
-Refusal parse_response_format(const Json& format) {
+/// {"type": "json_schema", "json_schema": {"schema": ..}} of chats, or the same with the schema
+/// beside the type, of responses.
+Refusal parse_format(const Json& format, std::string_view name, AnswerRule& rule) {
   if (format.is_null()) return {};
-  const Json& type = field_of(format, "type");
-  if (!type.is_string()) {
-    return bad_field("response_format", "'response_format.type' must be a string");
+  const Json type = format.is_object() ? field_of(format, "type") : Json();
+  if (type == "text") return {};
+  if (type == "json_object") {
+    rule.kind = AnswerRule::Kind::json_object;
+    return {};
   }
-  if (type.get_ref<const std::string&>() == "text") return {};
-  return bad_field(
-      "response_format",
-      fmt::format("'response_format' of type {} is not supported; the type can be text",
-                  dump(type)));
+  if (type != "json_schema") {
+    return bad_field(name, fmt::format("'{}.type' can be text, json_object or json_schema", name));
+  }
+  const Json& nested = field_of(format, "json_schema");
+  const Json& schema = nested.is_object() ? field_of(nested, "schema") : field_of(format, "schema");
+  if (!schema.is_object() && !schema.is_boolean()) {
+    return bad_field(name, fmt::format("'{}' of type json_schema lacks the schema", name));
+  }
+  rule.kind = AnswerRule::Kind::json_schema;
+  rule.schema = schema;
+  return {};
+}
+
+bool is_tool(const Json& tool) {
+  const Json& function = tool.is_object() ? field_of(tool, "function") : field_of(Json(), "");
+  if (!function.is_object() || !field_of(function, "name").is_string()) return false;
+  const Json& parameters = field_of(function, "parameters");
+  return parameters.is_null() || parameters.is_object() || parameters.is_boolean();
+}
+
+/// The tool that {"type": "function", "function": {"name": ..}} names, or "".
+std::string named_tool(const Json& choice) {
+  if (!choice.is_object()) return {};
+  const Json& function = field_of(choice, "function");
+  const Json& name = function.is_object() ? field_of(function, "name") : field_of(choice, "name");
+  return name.is_string() ? name.get<std::string>() : std::string();
 }
 
 Refusal parse_tools(const Json& body, ChatRequest& request) {
   const Json& choice = field_of(body, "tool_choice");
   const Json& tools = field_of(body, "tools");
   const bool has_tools = tools.is_array() && !tools.empty();
-  if (!choice.is_null() && choice != "none" && choice != "auto") {
-    return bad_field("tool_choice", "'tool_choice' can be none or auto");
+  const std::string tool = named_tool(choice);
+  const bool must_call = choice == "required" || !tool.empty();
+  if (!choice.is_null() && choice != "none" && choice != "auto" && !must_call) {
+    return bad_field("tool_choice",
+                     "'tool_choice' can be none, auto, required or {\"type\": \"function\", "
+                     "\"function\": {\"name\": ...}}");
   }
+  if (must_call && !has_tools) return bad_field("tool_choice", "'tool_choice' needs 'tools'");
   if (!has_tools || choice == "none") return {};
-  for (const Json& tool : tools) {
-    const Json& function = tool.is_object() ? field_of(tool, "function") : Json();
-    if (!function.is_object() || !field_of(function, "name").is_string()) {
-      return bad_field("tools",
-                       "each of 'tools' must be {\"type\": \"function\", \"function\": "
-                       "{\"name\": ..., \"parameters\": ...}}");
-    }
+  if (!std::ranges::all_of(tools, is_tool)) {
+    return bad_field("tools",
+                     "each of 'tools' must be {\"type\": \"function\", \"function\": "
+                     "{\"name\": ..., \"parameters\": ...}}");
+  }
+  const auto is_named = [&](const Json& each) { return each["function"]["name"] == tool; };
+  if (!tool.empty() && std::ranges::none_of(tools, is_named)) {
+    return bad_field("tool_choice", fmt::format("'tool_choice' names '{}', which is not among "
+                                                "'tools'",
+                                                tool));
   }
   request.tools = tools;
+  const bool is_strict = std::ranges::any_of(
+      tools, [](const Json& each) { return field_of(each["function"], "strict") == true; });
+  if (!must_call && !is_strict) return {};
+  AnswerRule& rule = request.rule;
+  if (rule.kind != AnswerRule::Kind::none) {
+    return bad_field("response_format",
+                     "'response_format' cannot be combined with tools that must be called or are "
+                     "strict; leave one of them out");
+  }
+  rule.kind = must_call ? AnswerRule::Kind::tool_calls : AnswerRule::Kind::text_or_tool_calls;
+  rule.tool = tool;
+  set(body, "parallel_tool_calls", rule.is_parallel);
   return {};
 }
 
@@ -203,7 +252,8 @@ Refusal parse_prompts(std::string_view name, const Json& value, std::vector<Prom
 Refusal parse_chat(const Json& body, ChatRequest& request) {
   if (Refusal refusal = check_fields(body, Endpoint::chat, request.ignored)) return refusal;
   if (Refusal refusal = parse_generation(body, request.generation)) return refusal;
-  if (Refusal refusal = parse_response_format(field_of(body, "response_format"))) return refusal;
+  const Json& format = field_of(body, "response_format");
+  if (Refusal refusal = parse_format(format, "response_format", request.rule)) return refusal;
   const auto n_top = integer(body, "top_logprobs");
   bool wants_logprobs = false;
   set(body, "logprobs", wants_logprobs);
@@ -244,6 +294,11 @@ Refusal parse_response(const Json& body, ChatRequest& request) {
   if (Refusal refusal = check_fields(body, Endpoint::responses, request.ignored)) return refusal;
   if (Refusal refusal = parse_generation(body, request.generation)) return refusal;
   set(body, "model", request.model);
+  const Json& text = field_of(body, "text");
+  if (text.is_object()) {
+    const Json& format = field_of(text, "format");
+    if (Refusal refusal = parse_format(format, "text.format", request.rule)) return refusal;
+  }
   Json messages = Json::array();
   const Json& instructions = field_of(body, "instructions");
   if (instructions.is_string()) {

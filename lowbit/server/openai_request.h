@@ -22,6 +22,7 @@ struct Generation {
   SamplingParams sampling = {};
   std::optional<std::uint64_t> seed;
   std::optional<std::int64_t> max_tokens;
+  std::int64_t min_tokens = 0;
   std::int64_t n_choices = 1;
   std::vector<std::string> stop;
   std::vector<std::int32_t> stop_ids;
@@ -30,10 +31,26 @@ struct Generation {
   bool stream = false, include_usage = false;
 };
 
+/// What an answer must be besides text; compiled to a token mask (grammar/).
+struct AnswerRule {
+  enum class Kind : std::uint8_t {
+    none,
+    json_object,
+    json_schema,
+    tool_calls,         // nothing but calls
+    text_or_tool_calls  // text, and calls that keep to the schemas
+  };
+  Kind kind = Kind::none;
+  Json schema = nullptr;    // of json_schema
+  std::string tool = {};    // the only one that may be called; "": any
+  bool is_parallel = true;  // more than one call
+};
+
 struct ChatRequest {
   std::string model;
   Json messages;         // as the template takes them: content is text or null
   Json tools = nullptr;  // null: none
+  AnswerRule rule = {};
   Json template_variables = Json::object();
   bool add_generation_prompt = true, continue_final_message = false;
   Generation generation;

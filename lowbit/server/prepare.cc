@@ -8,15 +8,48 @@
 namespace lowbit {
 namespace {
 
+using NewConstraint = Result<std::unique_ptr<TokenConstraint>>;
+
+/// For one answer; `tools` as the request gives them.
+NewConstraint constraint_of(const AnswerRule& rule, const Json& tools, ConstraintCache& cache) {
+  if (rule.kind == AnswerRule::Kind::json_object) return cache.json_object();
+  if (rule.kind == AnswerRule::Kind::json_schema) return cache.json_schema(rule.schema);
+  std::vector<ToolDefinition> callable;
+  for (const Json& tool : tools) {
+    const Json& function = tool["function"];
+    const std::string& name = function["name"].get_ref<const std::string&>();
+    if (!rule.tool.empty() && rule.tool != name) continue;
+    const Json& parameters = field_of(function, "parameters");
+    callable.push_back({name, parameters.is_null() ? nullptr : &parameters});
+  }
+  const bool may_answer = rule.kind == AnswerRule::Kind::text_or_tool_calls;
+  return cache.tool_calls(callable, may_answer, rule.is_parallel && rule.tool.empty());
+}
+
+/// Holds every answer to the rule.
+Refusal constrain_jobs(const ChatRequest& request, const ServedModel& model,
+                       std::vector<Job>& jobs) {
+  const AnswerRule& rule = request.rule;
+  if (rule.kind == AnswerRule::Kind::none) return {};
+  const bool is_format =
+      rule.kind == AnswerRule::Kind::json_object || rule.kind == AnswerRule::Kind::json_schema;
+  const std::string_view field = is_format ? "response_format" : "tools";
+  if (model.constraints == nullptr) return bad_field(field, model.no_constraints);
+  for (Job& job : jobs) {
+    auto constraint = constraint_of(rule, request.tools, *model.constraints);
+    if (!constraint) return bad_field(field, constraint.error().message());
+    job.request.constraint = *std::move(constraint);
+  }
+  return {};
+}
+
 Refusal add_jobs(std::vector<std::int32_t> ids, const Generation& generation,
                  const ServedModel& model, std::uint64_t seed, Prepared& prepared) {
   const auto n_prompt = static_cast<std::int64_t>(ids.size());
   if (Refusal refusal = check_generation(n_prompt, generation, model)) return refusal;
   prepared.n_prompt += n_prompt;
   for (std::int64_t choice = 0; choice < generation.n_choices; ++choice) {
-    prepared.jobs.push_back({.id = 0,
-                             .request = engine_request(ids, generation, seed, choice),
-                             .n_top_logprobs = generation.n_top_logprobs});
+    prepared.jobs.push_back({.id = 0, .request = engine_request(ids, generation, seed, choice)});
   }
   return {};
 }
@@ -29,7 +62,8 @@ Refusal prepare_chat(ChatRequest& request, const ServedModel& model, std::uint64
   prepared.generation = std::move(request.generation);
   prepared.has_tools = !request.tools.is_null();
   const std::uint64_t seed = prepared.generation.seed.value_or(random_seed);
-  return add_jobs(std::move(ids), prepared.generation, model, seed, prepared);
+  Refusal refusal = add_jobs(std::move(ids), prepared.generation, model, seed, prepared);
+  return refusal ? refusal : constrain_jobs(request, model, prepared.jobs);
 }
 
 Refusal prepare_completion(CompletionRequest& request, const ServedModel& model,
@@ -87,18 +121,24 @@ Refusal detokenize(const DetokenizeRequest& request, const ServedModel& model, J
   return {};
 }
 
-Refusal refuse_embedding(const EmbeddingRequest& request, const ServedModel& model) {
+Refusal prepare_embedding(const EmbeddingRequest& request, const ServedModel& model,
+                          Prepared& prepared) {
   if (Refusal refusal = check_model(request.model, model)) return refusal;
   for (const Prompt& input : request.inputs) {
     std::vector<std::int32_t> ids;
     Refusal refusal = prompt_ids(input, model, ids);
-    if (!refusal) continue;
-    refusal->param = "input";
-    return refusal;
+    const auto n_prompt = static_cast<std::int64_t>(ids.size());
+    if (!refusal) refusal = check_generation(n_prompt, {.max_tokens = 0}, model);
+    if (refusal) {
+      refusal->param = "input";
+      return refusal;
+    }
+    prepared.n_prompt += n_prompt;
+    Job& job = prepared.jobs.emplace_back();
+    job.request.prompt = std::move(ids);
+    job.request.wants_embedding = true;
   }
-  return ApiError{.message = "this server does not give embeddings",
-                  .param = "model",
-                  .code = "embeddings_not_supported"};
+  return {};
 }
 
 Refusal read(Endpoint endpoint, const Json& body, const ServedModel& model,
@@ -126,7 +166,9 @@ Refusal read(Endpoint endpoint, const Json& body, const ServedModel& model,
     case Endpoint::embeddings: {
       EmbeddingRequest request;
       if (Refusal refusal = parse_embedding(body, request)) return refusal;
-      return refuse_embedding(request, model);
+      prepared.ignored = request.ignored;
+      prepared.as_base64 = request.as_base64;
+      return prepare_embedding(request, model, prepared);
     }
     case Endpoint::tokenize: {
       TokenizeRequest request;

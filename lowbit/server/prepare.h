@@ -23,6 +23,7 @@ struct Prepared {
   std::vector<Job> jobs = {};            // one per choice, without ids
   std::vector<std::string> echoes = {};  // one per choice, or none
   bool has_tools = false;
+  bool as_base64 = false;                 // embeddings
   std::int64_t n_prompt = 0;              // tokens of all prompts, each counted once
   std::vector<std::string> ignored = {};  // fields nobody looked at
 };

@@ -121,6 +121,8 @@ Request engine_request(std::vector<std::int32_t> ids, const Generation& generati
   request.stop_ids = generation.stop_ids;
   request.stop_strings = generation.stop;
   request.ignore_end = generation.ignore_end;
+  request.min_tokens = generation.min_tokens;
+  request.n_top = generation.n_top_logprobs;
   return request;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lowbit/base/thread_pool.h"
+#include "lowbit/grammar/constraint_cache.h"
 #include "lowbit/model/chat_template.h"
 #include "lowbit/runtime/engine.h"
 #include "lowbit/runtime/loaded_model.h"
@@ -25,7 +26,9 @@ struct ServedModel {
   std::optional<ChatTemplate> chat_template;
   std::string no_template;  // why there is none
   bool template_reads_tools = false;
-  SamplingParams defaults;  // of what a request leaves out
+  std::unique_ptr<ConstraintCache> constraints;  // null: the vocabulary cannot write JSON
+  std::string no_constraints;                    // why there are none
+  SamplingParams defaults;                       // of what a request leaves out
   std::int64_t weight_bytes = 0;
   std::int64_t max_sequences = 0;
   std::unique_ptr<Engine> engine;  // last: it uses the others

@@ -56,6 +56,19 @@ struct JobPlace {
   TimePoint last_token;
 };
 
+std::unique_ptr<AnswerFormat> format_of(Endpoint endpoint, const FormatOptions& options) {
+  switch (endpoint) {
+    case Endpoint::chat:
+      return make_chat_format(options);
+    case Endpoint::responses:
+      return make_response_format(options);
+    case Endpoint::embeddings:
+      return make_embedding_format(options);
+    default:
+      return make_completion_format(options);
+  }
+}
+
 class ServerImpl final : public Server {
  public:
   ServerImpl(ServerOptions options, Calls calls, ApiKeys keys, std::unique_ptr<HttpServer> http)
@@ -384,11 +397,10 @@ void ServerImpl::start_answer(Call& call, Prepared& prepared) {
                                 .created = std::time(nullptr),
                                 .fingerprint = "lowbit-" LOWBIT_VERSION},
                        .tokenizer = &model_->tokenizer(),
-                       .has_logprobs = generation.n_top_logprobs.has_value()};
+                       .has_logprobs = generation.n_top_logprobs.has_value(),
+                       .as_base64 = prepared.as_base64};
   AnswerOptions options;
-  options.format = prepared.endpoint == Endpoint::chat        ? make_chat_format(format)
-                   : prepared.endpoint == Endpoint::responses ? make_response_format(format)
-                                                              : make_completion_format(format);
+  options.format = format_of(prepared.endpoint, format);
   options.n_choices = prepared.jobs.size();
   options.echoes = std::move(prepared.echoes);
   options.stop_ids = generation.stop_ids;

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 
-#include "lowbit/server/openai_fields.h"
+#include "lowbit/server/json_body.h"
 
 namespace lowbit {
 namespace {
 
-constexpr std::string_view opening = "<tool_call>", closing = "</tool_call>";
+constexpr std::string_view opening = tool_call_open, closing = tool_call_close;
 constexpr std::string_view blanks = " \t\r\n";
 
 /// Bytes at the end of text that may be the beginning of `word`.
@@ -28,13 +28,9 @@ bool ToolCallReader::take_calls(std::string_view json, std::vector<ToolCall>& ca
   const Json list = parsed->is_array() ? *parsed : Json::array({*parsed});
   std::vector<ToolCall> found;
   for (const Json& item : list) {
-    if (!item.is_object() || !field_of(item, "name").is_string()) return false;
-    const Json& given = field_of(item, "arguments");
-    const Json& arguments = given.is_null() ? field_of(item, "parameters") : given;
-    if (!arguments.is_object() && !arguments.is_null()) return false;
-    found.push_back({.id = {},
-                     .name = item["name"].get<std::string>(),
-                     .arguments = arguments.is_null() ? "{}" : dump(arguments)});
+    auto call = parse_tool_call(dump(item));
+    if (!call) return false;
+    found.push_back(*std::move(call));
   }
   if (found.empty()) return false;
   for (ToolCall& call : found) {

@@ -8,12 +8,9 @@
 #include <string_view>
 #include <vector>
 
-namespace lowbit {
+#include "lowbit/grammar/tool_calls.h"
 
-struct ToolCall {
-  std::string id, name;
-  std::string arguments;  // a JSON object as text
-};
+namespace lowbit {
 
 class ToolCallReader {
  public:

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// libFuzzer's entry to the schema compiler; not part of the ordinary build:
-// clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I. -o schema_fuzz
-//   tests/fuzz/schema_fuzz.cc lowbit/model/utf8.cc and lowbit/grammar/*.cc but for tests and
-//   benchmarks
+// cmake -DLOWBIT_FUZZ=ON with clang++, then grammar_fuzz CORPUS: libFuzzer on the schema compiler.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
