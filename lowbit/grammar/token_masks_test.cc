@@ -207,6 +207,22 @@ TEST(TokenMasks, follow_tokens_that_split_a_character) {
   EXPECT_TRUE(constraint->is_complete());
 }
 
+/// Of a text that is nothing but calls, with white space between them.
+std::vector<ToolCall> calls_of(std::string_view text) {
+  std::vector<ToolCall> calls;
+  while (text.find_first_not_of(" \t\r\n") != std::string_view::npos) {
+    const std::size_t open = text.find(tool_call_open), close = text.find(tool_call_close);
+    EXPECT_LE(text.find_first_not_of(" \t\r\n"), open) << text;
+    if (open == std::string_view::npos || close == std::string_view::npos) return {};
+    const std::size_t json = open + tool_call_open.size();
+    auto call = parse_tool_call(text.substr(json, close - json));
+    if (!call) return {};
+    calls.push_back(*std::move(call));
+    text.remove_prefix(close + tool_call_close.size());
+  }
+  return calls;
+}
+
 TEST(TokenMasks, hold_tool_calls) {
   const auto vocabulary = vocabulary_of(synthetic_vocabulary(2000));
   const Json schema = Json::parse(R"({"type": "object", "properties": {"n": {"type": "integer",
@@ -221,12 +237,9 @@ TEST(TokenMasks, hold_tool_calls) {
     const auto constraint = constrain(masks);
     const auto text = walk(*constraint, *vocabulary, random);
     ASSERT_TRUE(text);
-    ToolCallReader reader;
-    auto piece = reader.push(*text);
-    auto rest = reader.finish();
-    EXPECT_EQ(piece.content + rest.content, "") << *text;
-    ASSERT_GE(piece.calls.size(), 1u) << *text;
-    for (const ToolCall& call : piece.calls) {
+    const std::vector<ToolCall> calls = calls_of(*text);
+    ASSERT_GE(calls.size(), 1u) << *text;
+    for (const ToolCall& call : calls) {
       EXPECT_EQ(call.name, "f");
       EXPECT_TRUE(validator.validates(Json::parse(call.arguments))) << call.arguments;
     }

@@ -124,11 +124,13 @@ Refusal detokenize(const DetokenizeRequest& request, const ServedModel& model, J
 Refusal prepare_embedding(const EmbeddingRequest& request, const ServedModel& model,
                           Prepared& prepared) {
   if (Refusal refusal = check_model(request.model, model)) return refusal;
+  Generation alone;
+  alone.max_tokens = 0;
   for (const Prompt& input : request.inputs) {
     std::vector<std::int32_t> ids;
     Refusal refusal = prompt_ids(input, model, ids);
     const auto n_prompt = static_cast<std::int64_t>(ids.size());
-    if (!refusal) refusal = check_generation(n_prompt, {.max_tokens = 0}, model);
+    if (!refusal) refusal = check_generation(n_prompt, alone, model);
     if (refusal) {
       refusal->param = "input";
       return refusal;
