@@ -208,7 +208,7 @@ def test_the_batch_does_not_change_answers(client):
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"response_format": {"type": "xml"}}, "response_format"),
-        ({"min_tokens": 3}, "min_tokens"),
+        ({"max_tokens": 2, "min_tokens": 3}, "min_tokens"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),  # this template knows none
         ({"stream": "yes"}, "stream"),
@@ -264,8 +264,6 @@ def test_statuses_and_exceptions(client, server):
     with pytest.raises(openai.BadRequestError) as error:
         chat(client, messages=[{"role": "user", "content": "word " * 300}])
     assert error.value.code == "context_length_exceeded" and "256" in error.value.message
-    with pytest.raises(openai.BadRequestError):
-        client.embeddings.create(model="qwen2", input="x")
     assert server.get("/v1/nothing").error["code"] == "route_not_found"
     for path in ("/../../etc/passwd", "/v1/models/../../x", "//", "/%2e%2e/"):
         assert server.get(path).status == 404

@@ -144,8 +144,44 @@ TEST(ParseChat, RefusesByName) {
   EXPECT_EQ(refused_field(R"("tools": [], "tool_choice": "auto")"), "");
   EXPECT_EQ(refused_field(R"("suffix": 1)"), "");  // not a field of chats
   EXPECT_EQ(refused_field(R"("min_tokens": 0, "functions": [], "audio": null)"), "");
-  EXPECT_EQ(refused_field(R"("min_tokens": 1)"), "min_tokens");
+  EXPECT_EQ(refused_field(R"("min_tokens": 3, "max_tokens": 2)"), "min_tokens");
+  EXPECT_EQ(refused_field(R"("response_format": {"type": "json_schema"})"), "response_format");
+  const std::string tools = R"("tools": [{"type": "function", "function": {"name": "f"}}], )";
+  EXPECT_EQ(refused_field(R"("tool_choice": "required")"), "tool_choice");
+  EXPECT_EQ(refused_field(tools + R"("tool_choice": "some")"), "tool_choice");
+  EXPECT_EQ(
+      refused_field(tools + R"("tool_choice": {"type": "function", "function": {"name": "g"}})"),
+      "tool_choice");
+  EXPECT_EQ(refused_field(tools + R"("tool_choice": "required",
+                                      "response_format": {"type": "json_object"})"),
+            "response_format");
+  EXPECT_EQ(refused_field(R"("tools": [{"function": {"name": "f", "parameters": 3}}])"), "tools");
   EXPECT_EQ(refused_field(R"("guided_json": {"type": "object"})"), "guided_json");
+}
+
+TEST(ParseChat, RulesOfTheAnswer) {
+  using Kind = AnswerRule::Kind;
+  EXPECT_EQ(chat_of(R"("response_format": {"type": "text"})").rule.kind, Kind::none);
+  EXPECT_EQ(chat_of(R"("response_format": {"type": "json_object"})").rule.kind, Kind::json_object);
+  const AnswerRule schema = chat_of(R"("response_format": {"type": "json_schema",
+      "json_schema": {"name": "x", "schema": {"type": "integer"}}})")
+                                .rule;
+  EXPECT_EQ(schema.kind, Kind::json_schema);
+  EXPECT_EQ(dump(schema.schema), R"({"type":"integer"})");
+  const std::string tools = R"("tools": [{"type": "function", "function": {"name": "f"}}], )";
+  EXPECT_EQ(chat_of(tools + R"("tool_choice": "auto")").rule.kind, Kind::none);
+  const AnswerRule required =
+      chat_of(tools + R"("tool_choice": "required", "parallel_tool_calls": false)").rule;
+  EXPECT_EQ(required.kind, Kind::tool_calls);
+  EXPECT_EQ(required.tool, "");
+  EXPECT_FALSE(required.is_parallel);
+  const AnswerRule named =
+      chat_of(tools + R"("tool_choice": {"type": "function", "function": {"name": "f"}})").rule;
+  EXPECT_EQ(named.kind, Kind::tool_calls);
+  EXPECT_EQ(named.tool, "f");
+  EXPECT_EQ(chat_of(R"("tools": [{"type": "function", "function": {"name": "f", "strict": true}}])")
+                .rule.kind,
+            Kind::text_or_tool_calls);
 }
 
 TEST(ParseChat, RefusesABodyThatIsNoObject) {
