@@ -9,6 +9,7 @@
 
 #include "lowbit/app/bench_kernels.h"
 #include "lowbit/app/bench_profile.h"
+#include "lowbit/app/bench_serve.h"
 #include "lowbit/app/bench_shape.h"
 #include "lowbit/app/command.h"
 #include "lowbit/app/interrupt.h"
@@ -26,6 +27,7 @@ struct Options {
   ModelOptions model;
   BenchOptions bench;
   KernelBenchRequest kernels;
+  ServeBenchRequest serve;
   std::string shape, write;
   int n_repetitions = 0;  // 0: the default of what is measured
   bool json = false;
@@ -182,7 +184,22 @@ Result<std::vector<BenchRow>> measure(LoadedModel& model, const Options& options
   return bench_model(model, run.roofs, bench);
 }
 
+Exit run_serve(const Options& options) {
+  const bool asks_more = options.kernels.is_wanted || !options.shape.empty() ||
+                         !options.model.recipe.empty() || options.model.pack_cache;
+  if (asks_more) {
+    return refuse(
+        Error("--serve measures a server as it runs; leave out --kernels, --shape, --recipe and "
+              "--pack-cache"));
+  }
+  ServeBenchRequest request = options.serve;
+  request.model = options.model.model;
+  request.json = options.json;
+  return run_serve_bench(request);
+}
+
 Exit run(const Options& options) {
+  if (!options.serve.url.empty()) return run_serve(options);
   if (options.kernels.is_wanted) return run_kernels(options);
   if (const Status status = check(options); !status) return refuse(status.error());
   auto recipe = parse_recipe(options.model.recipe);
@@ -273,6 +290,7 @@ void add_bench(CLI::App& parser, Context& context) {
   command->add_flag("--json", options->json,
                     "one JSON object on stdout, with llama-bench's keys too");
   add_kernel_bench_options(*command, options->kernels);
+  add_serve_bench_options(*command, options->serve);
   add_recipe_option(*command, options->model);
   add_pack_cache_option(*command, options->model);
   add_thread_option(*command, options->model);
@@ -280,7 +298,8 @@ void add_bench(CLI::App& parser, Context& context) {
       "Examples:\n  lowbit bench\n  lowbit bench -m model.gguf -p 512 -n 64 -t 1\n  lowbit bench "
       "-m model.gguf --recipe w=int4.g32,a=int8.token\n  lowbit bench --shape llama-1b --recipe "
       "w=q8_0 -d 0,2048 -b 1,8\n  lowbit bench --kernels\n  lowbit bench "
-      "--kernels --scheme q4_0,q8_0 --isa all --size 512x2048x8192 -t 1");
+      "--kernels --scheme q4_0,q8_0 --isa all --size 512x2048x8192 -t 1\n  lowbit bench --serve "
+      "http://127.0.0.1:8000 --max-concurrency 8 --random-input-len 128");
   command->callback([options, &context] { context.exit = run(*options); });
 }
 

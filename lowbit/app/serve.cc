@@ -2,13 +2,13 @@
 // lowbit serve: the server's command line.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 
 #include "lowbit/app/command.h"
+#include "lowbit/app/descriptor_limit.h"
 #include "lowbit/app/model_options.h"
 #include "lowbit/model/model_file.h"
 #include "lowbit/server/server.h"
@@ -89,14 +89,6 @@ Result<std::unique_ptr<ServedModel>> load(const Options& options, const Recipe& 
   if (!engine) return std::move(engine).error();
   served->engine = *std::move(engine);
   return served;
-}
-
-/// Every connection is a descriptor: as many as the system lets us have.
-void raise_descriptor_limit() {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 struct CloseFile {

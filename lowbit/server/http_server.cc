@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only file that knows Boost. A connection is one coroutine that reads a request, hands it over
-// and writes the answer as it comes; timers and the watch for a client that leaves cancel what it
-// waits for.
+// The only file of the server that knows Boost. A connection is one coroutine that reads a request,
+// hands it over and writes the answer as it comes; timers and the watch for a client that leaves
+// cancel what it waits for.
 #include "lowbit/server/http_server.h"
 
 #include <sys/socket.h>
