@@ -221,8 +221,8 @@ void LiveExchange::respond(HttpResponse response) {
   if (response.close) keep_alive_ = false;
   response.close = !keep_alive_;
   unsent_ += status_line_and_headers(response);
-  constexpr int no_content = 204;
-  if (response.status != no_content) {
+  constexpr int no_content = 204, not_modified = 304;  // these have no body
+  if (response.status != no_content && response.status != not_modified) {
     fmt::format_to(std::back_inserter(unsent_), "Content-Length: {}\r\n", response.body.size());
   }
   unsent_ += "\r\n";

@@ -69,9 +69,17 @@ Json answers_of(const Route& route) {
   constexpr const char *error = "#/components/schemas/Error",
                        *object = "#/components/schemas/Object", *text = "#/components/schemas/Text";
   Json answers = Json::object();
-  answers["200"] = route.name == RouteName::metrics
-                       ? answer("the metrics", "text/plain", text)
-                       : answer("the answer", "application/json", object);
+  answers["200"] = answer("the answer", "application/json", object);
+  if (route.name == RouteName::metrics) answers["200"] = answer("the metrics", "text/plain", text);
+  if (route.name == RouteName::page) answers["200"] = answer("the page", "text/html", text);
+  if (route.name == RouteName::page_file) {
+    answers["200"] = answer("the file", "text/javascript", text);
+    answers["200"]["content"]["text/css"]["schema"]["$ref"] = text;
+    answers["200"]["content"]["text/html"]["schema"]["$ref"] = text;
+  }
+  if (route.name == RouteName::page || route.name == RouteName::page_file) {
+    answers["304"] = {{"description", "the client has it: If-None-Match names its ETag"}};
+  }
   if (route.endpoint) answers["200"]["content"]["text/event-stream"]["schema"]["$ref"] = text;
   const auto refuse = [&](const char* status, std::string_view about) {
     answers[status] = answer(about, "application/json", error);
@@ -89,9 +97,8 @@ Json answers_of(const Route& route) {
 
 const Route* find_route(std::string_view method, std::string_view path, std::string& allowed) {
   for (const Route& route : route_list) {
-    const bool has_name = route.path.ends_with('/');
-    if (has_name ? !(path.starts_with(route.path) && path.size() > route.path.size())
-                 : path != route.path) {
+    if (takes_name(route) ? !(path.starts_with(route.path) && path.size() > route.path.size())
+                          : path != route.path) {
       continue;
     }
     if (route.method == method || (route.method == "GET" && method == "HEAD")) return &route;
@@ -103,7 +110,7 @@ const Route* find_route(std::string_view method, std::string_view path, std::str
 Json openapi_document() {
   Json paths = Json::object();
   for (const Route& route : route_list) {
-    const bool has_name = route.path.ends_with('/');
+    const bool has_name = takes_name(route);
     Json operation = {{"summary", route.about}, {"responses", answers_of(route)}};
     operation["security"] = route.is_open ? Json::array() : Json::array({{{"key", Json::array()}}});
     if (route.endpoint) operation["requestBody"] = body_of(*route.endpoint);

@@ -25,12 +25,14 @@ enum class RouteName : std::uint8_t {
   ready,
   metrics,
   version,
-  openapi
+  openapi,
+  page,
+  page_file
 };
 
 struct Route {
   RouteName name;
-  std::string_view method, path;  // a path that ends in / takes a name behind it
+  std::string_view method, path;  // a path that ends in / takes a name behind it, but for / itself
   bool is_open;                   // needs no API key
   std::optional<Endpoint> endpoint;
   std::string_view about;
@@ -58,7 +60,14 @@ inline constexpr std::array route_list{
     Route{RouteName::metrics, "GET", "/metrics", true, {}, "Prometheus metrics"},
     Route{RouteName::version, "GET", "/version", true, {}, "the version of the server"},
     Route{RouteName::openapi, "GET", "/openapi.json", true, {}, "this description"},
+    Route{RouteName::page, "GET", "/", true, {}, "the page for browsers"},
+    Route{RouteName::page_file, "GET", "/page/", true, {}, "one of its files"},
 };
+
+/// Whether a name follows the path.
+constexpr bool takes_name(const Route& route) {
+  return route.path.size() > 1 && route.path.ends_with('/');
+}
 
 /// Null: no route has that path. If one has, but with another method, `allowed` names its methods.
 const Route* find_route(std::string_view method, std::string_view path, std::string& allowed);

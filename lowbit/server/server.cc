@@ -18,6 +18,7 @@
 #include "lowbit/server/answer.h"
 #include "lowbit/server/api_keys.h"
 #include "lowbit/server/metrics.h"
+#include "lowbit/server/page.h"
 #include "lowbit/server/prepare.h"
 #include "lowbit/server/request_headers.h"
 #include "lowbit/server/routes.h"
@@ -326,6 +327,9 @@ HttpResponse ServerImpl::get(RouteName route, const HttpRequest& request) {
     case RouteName::openapi:
       response.body = dump(openapi_document());
       return response;
+    case RouteName::page:
+    case RouteName::page_file:
+      return page_response(request);
     default:
       return to_response({.status = 404, .message = "there is no such route"});
   }
