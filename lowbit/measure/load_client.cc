@@ -96,6 +96,7 @@ class Client {
       stream_.reset();
       error = co_await send(request, parser);
     }
+    // Not eager: a read then ends with what has come, not with the whole answer.
     while (!error && !parser->is_done()) {
       stream_->expires_after(longest_silence);
       error = std::get<0>(co_await http::async_read_some(*stream_, buffer_, *parser, no_throw));
@@ -127,7 +128,6 @@ class Client {
     parser->body_limit(boost::none);
     const auto [error, n_read] =
         co_await http::async_read_header(*stream_, buffer_, *parser, no_throw);
-    parser->eager(true);
     co_return error;
   }
 
