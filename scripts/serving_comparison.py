@@ -122,7 +122,7 @@ class Server:
 
 
 def ours(model: Path, shape: Shape, threads: int) -> Server:
-    command = [LOWBIT, "serve", "-m", model, "--port", 0, "-t", threads, "--recipe", "kv=f16", "-c", shape.context]
+    command = [LOWBIT, "serve", "-m", model, "--port", 0, *(["-t", threads] if threads else []), "--recipe", "kv=f16", "-c", shape.context]
     return Server([*command, "--max-num-seqs", shape.concurrency, "--kv-tokens", shape.concurrency * shape.context])
 
 

@@ -1,5 +1,7 @@
 """scripts/compare --serve: turns, the peer's best setting, ratios per pair, and servers as processes."""
 
+import json
+import subprocess
 import sys
 
 import pytest
@@ -77,3 +79,13 @@ def test_refused_requests_are_no_result(monkeypatch):
     with comparison.Server([BINARY, "serve", "-m", TINY, "--port", 0]) as server:
         with pytest.raises(Failed, match="no request succeeded"):
             server.load(comparison.Shape(1, 300, 8), seed=1)  # its context is 256
+
+
+def test_clients_that_do_nothing_are_held_while_others_are_served():
+    command = [ROOT / "scripts/slow-clients", "-m", TINY, "--idle", 300, "--slow", 20, "-p", 16, "-n", 8, "--pairs", 2, "--json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["with"] > 0 and found["ratio_min"] <= found["ratio"] <= found["ratio_max"] and found["idle"] == 300
+    done = subprocess.run([str(command[0]), "--idle", "100000000"], capture_output=True, text=True)
+    assert done.returncode == 2 and "descriptors are needed" in done.stderr
