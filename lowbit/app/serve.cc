@@ -6,11 +6,14 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "lowbit/app/command.h"
 #include "lowbit/app/descriptor_limit.h"
 #include "lowbit/app/model_options.h"
-#include "lowbit/model/model_file.h"
+#include "lowbit/app/serve_model.h"
+#include "lowbit/compress/mixed_precision.h"
 #include "lowbit/server/server.h"
 
 namespace lowbit::app {
@@ -20,75 +23,63 @@ struct Options {
   ModelOptions model;
   ServerOptions server;
   EngineOptions engine{.n_ctx = 0, .n_kv_positions = 0, .max_sequences = 32, .step_tokens = 512};
-  std::string alias, request_log;
+  std::vector<std::string> models;
+  std::string alias, request_log, memory, kv_memory;
 };
 
-/// What generation_config.json says about requests that say nothing; a GGUF file says nothing.
-SamplingParams defaults_of(const ModelFile& file) {
-  SamplingParams params;
-  const nlohmann::json& config = file.folder_json("generation_config.json");
-  const auto number = [&](const char* name, float& value) {
-    const auto at = config.find(name);
-    if (at != config.end() && at->is_number()) value = at->get<float>();
-  };
-  number("temperature", params.temperature);
-  number("top_p", params.top_p);
-  number("min_p", params.min_p);
-  number("repetition_penalty", params.repetition_penalty);
-  const auto top_k = config.find("top_k");
-  if (top_k != config.end() && top_k->is_number_integer()) params.top_k = top_k->get<int>();
-  return params;
+/// Where scripts/fetch, and so scripts/demo, puts the default model: under the folder we are in, or
+/// the repository that this program was built in. "" if it is not there.
+std::string default_model() {
+  constexpr const char* place = "cache/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+  std::error_code error;
+  if (std::filesystem::exists(place, error)) return place;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  for (auto folder = program.parent_path(); folder.has_relative_path();
+       folder = folder.parent_path()) {
+    if (std::filesystem::exists(folder / place, error)) return folder / place;
+  }
+  return "";
 }
 
-Result<std::unique_ptr<ServedModel>> load(const Options& options, const Recipe& recipe) {
-  auto served = std::make_unique<ServedModel>();
-  auto file = ModelFile::open(options.model.model);
-  if (!file) return std::move(file).error();
-  const std::filesystem::path path(file->path());
-  const std::string name = path.stem().string();
-  served->names = {options.alias.empty() ? name : options.alias, name, path.string(),
-                   path.filename().string(), options.model.model};
-  served->description = path.filename().string();
-  served->defaults = defaults_of(*file);
-  if (const Status sane = check(served->defaults, file->config().n_vocab); !sane) {
-    return Error(sane.error()).in("generation_config.json");
+Result<std::vector<ModelWish>> wishes_of(const Options& options) {
+  ModelWish defaults;
+  auto recipe = parse_recipe(options.model.recipe);
+  if (!recipe) return std::move(recipe).error();
+  defaults.recipe = *recipe;
+  defaults.n_ctx = options.engine.n_ctx;
+  if (!options.kv_memory.empty()) {
+    auto n_bytes = parse_size(options.kv_memory);
+    if (!n_bytes) return std::move(n_bytes).error().in("--kv-memory");
+    defaults.kv_bytes = *n_bytes;
   }
-  if (const std::string source = file->chat_template(); source.empty()) {
-    served->no_template = fmt::format("{} has no chat template", served->names.front());
-  } else {
-    auto parsed = ChatTemplate::parse(source);
-    if (!parsed) {
-      served->no_template = parsed.error().message();
-      spdlog::warn("{}; chats are refused", served->no_template);
-    } else {
-      served->chat_template.emplace(*std::move(parsed));
-      served->template_reads_tools = source.find("tools") != std::string::npos;
+  std::vector<std::string> models = options.models;
+  if (models.empty()) {
+    models = {default_model()};
+    if (models.front().empty()) {
+      return Error(
+          "no model was given and the default one is not there; scripts/demo gets it, or "
+          "name one: lowbit serve model.gguf");
     }
   }
-  served->pool = make_pool(options.model);
-  auto model =
-      load_model(*file, recipe, *served->pool, options.model.verbose, options.model.pack_cache);
-  if (!model) return std::move(model).error();
-  served->model = *std::move(model);
-  auto vocabulary = TokenVocabulary::create(served->tokenizer(), tool_call_markers);
-  if (vocabulary) {
-    served->constraints = std::make_unique<ConstraintCache>(*std::move(vocabulary));
-  } else {
-    served->no_constraints = vocabulary.error().message();
+  std::vector<ModelWish> wishes;
+  for (const std::string& model : models) {
+    auto wish = parse_model_wish(model, defaults);
+    if (!wish) return std::move(wish).error();
+    wishes.push_back(*std::move(wish));
   }
-  EngineOptions engine_options = options.engine;
-  engine_options.kv = recipe.kv;
-  if (engine_options.n_ctx == 0) engine_options.n_ctx = file->config().n_ctx_train;
-  if (engine_options.n_kv_positions == 0) {
-    constexpr std::int64_t default_contexts = 4;
-    engine_options.n_kv_positions = default_contexts * engine_options.n_ctx;
+  if (!options.alias.empty()) {
+    if (wishes.size() > 1)
+      return Error("--alias names one model; with several use --model NAME=PATH");
+    wishes.front().name = options.alias;
   }
-  served->max_sequences = engine_options.max_sequences;
-  auto engine = Engine::create(served->model->backend(), served->model->weights(),
-                               &served->model->tokenizer(), engine_options);
-  if (!engine) return std::move(engine).error();
-  served->engine = *std::move(engine);
-  return served;
+  return wishes;
+}
+
+Result<std::int64_t> memory_of(const Options& options) {
+  if (options.memory.empty()) return default_memory();
+  auto n_bytes = parse_size(options.memory);
+  if (!n_bytes) return std::move(n_bytes).error().in("--memory");
+  return n_bytes;
 }
 
 struct CloseFile {
@@ -98,8 +89,18 @@ struct CloseFile {
 };
 
 Exit serve(const Options& options) {
-  auto recipe = parse_recipe(options.model.recipe);
-  if (!recipe) return refuse(recipe.error());
+  const auto wishes = wishes_of(options);
+  if (!wishes) return refuse(wishes.error());
+  const auto memory = memory_of(options);
+  if (!memory) return refuse(memory.error());
+  auto sources = make_sources(*wishes,
+                              {.engine = options.engine,
+                               .n_kv_positions = options.engine.n_kv_positions,
+                               .memory_bytes = *memory,
+                               .verbose = options.model.verbose,
+                               .pack_cache = options.model.pack_cache},
+                              make_pool(options.model));
+  if (!sources) return fail(sources.error());
   std::unique_ptr<std::FILE, CloseFile> request_log;
   Server::Calls calls;
   calls.log = [](const std::string& line) { spdlog::info("{}", line); };
@@ -115,12 +116,41 @@ Exit serve(const Options& options) {
     };
   }
   raise_descriptor_limit();
-  auto server = Server::create(options.server, std::move(calls));
+  ServerOptions server_options = options.server;
+  server_options.memory_bytes = *memory;
+  auto server = Server::create(server_options, *std::move(sources), std::move(calls));
   if (!server) return fail(server.error());
   spdlog::info("listening on http://{}:{}", options.server.host, (*server)->port());
-  const Status done = (*server)->run([&] { return load(options, *recipe); });
+  const Status done = (*server)->run();
   if (!done) return fail(done.error());
   return Exit::ok;
+}
+
+void add_memory(CLI::App& command, Options& options) {
+  const CLI::Range seconds(0.0, 1e9);
+  command.add_option("--memory", options.memory,
+                     "weights and KV caches of all loaded models, such as 12GiB (default: 9/10 of "
+                     "what is free)");
+  command.add_option(
+      "--kv-memory", options.kv_memory,
+      "KV cache of a model, such as 2GiB; all of it is taken when the model is loaded");
+  command
+      .add_option("--idle-unload", options.server.idle_unload_seconds,
+                  "seconds after which a model that nobody uses is unloaded (0: never)")
+      ->check(seconds);
+  command
+      .add_option("--load-timeout", options.server.load_wait_seconds,
+                  "seconds that a request waits for the memory of models in use (60)")
+      ->check(seconds);
+  command
+      .add_option_function<double>(
+          "--max-itl",
+          [&options](double milliseconds) { options.engine.max_itl = milliseconds * 1e-3; },
+          "milliseconds between two tokens of an answer that prompts of others may cause (0: any)")
+      ->check(CLI::Range(0.0, 1e6));
+  command.add_flag_callback(
+      "--no-prefix-cache", [&options] { options.engine.prefix_cache = false; },
+      "compute every prompt anew");
 }
 
 void add_limits(CLI::App& command, Options& options) {
@@ -178,7 +208,14 @@ void add_serve(CLI::App& parser, Context& context) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       parser.add_subcommand("serve", "An OpenAI-compatible server with continuous batching");
-  add_model_option(*command, options->model);
+  command
+      ->add_option(
+          "-m,--model,model", options->models,
+          "[NAME=]PATH[,w=..,a=..,kv=..,kv-memory=SIZE,ctx=TOKENS]: a .gguf file or a model "
+          "folder; repeated: several models, the first is loaded at once, the others when "
+          "they are asked for (default: the one that scripts/demo gets)")
+      ->allow_extra_args(false)
+      ->take_all();
   constexpr int most_port = 65535;
   constexpr std::int64_t most_tokens = std::int64_t{1} << 31;
   const CLI::Range tokens(std::int64_t{1}, most_tokens);
@@ -201,9 +238,12 @@ void add_serve(CLI::App& parser, Context& context) {
                    "tokens of one step (512)")
       ->check(tokens);
   command
-      ->add_option("--kv-tokens", options->engine.n_kv_positions,
-                   "positions of the KV cache, shared by all requests (default: 4 contexts)")
+      ->add_option(
+          "--kv-tokens", options->engine.n_kv_positions,
+          "positions of the KV cache, shared by all requests (default: 4 contexts, or what "
+          "there is memory for)")
       ->check(tokens);
+  add_memory(*command, *options);
   command->add_option("--api-key", server.api_keys, "a key that clients must send; may be repeated")
       ->take_all();
   command->add_option("--api-key-file", server.api_key_file,
@@ -222,6 +262,7 @@ void add_serve(CLI::App& parser, Context& context) {
       "Examples:\n"
       "  lowbit serve model.gguf\n"
       "  lowbit serve -m model.gguf --host 0.0.0.0 --port 8000 --api-key-file keys.txt\n"
+      "  lowbit serve --model four=model.gguf,w=int4.g32 --model eight=model.gguf,w=int8.channel\n"
       "  curl localhost:8000/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", "
       "\"content\": \"Hi\"}]}'");
   command->callback([options, &context] { context.exit = serve(*options); });

@@ -13,7 +13,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int n_probes = 7;
 constexpr double probe_seconds = 0.02;
 constexpr double giga = 1e9;
 
@@ -24,7 +23,7 @@ double seconds_since(Clock::time_point start) {
 /// Operations per second of all threads together, each running probe(n_rounds); the best probe
 /// counts, what a neighbour takes away is not this machine's limit.
 template <class Probe>
-double compute_roof(ThreadPool& pool, Probe&& probe) {
+double compute_roof(ThreadPool& pool, int n_probes, Probe&& probe) {
   std::int64_t n_rounds = 1 << 10;
   while (true) {
     const auto start = Clock::now();
@@ -50,7 +49,8 @@ double compute_roof(ThreadPool& pool, Probe&& probe) {
   return best;
 }
 
-double read_roof(const KernelTable& kernels, ThreadPool& pool, std::int64_t read_bytes) {
+double read_roof(const KernelTable& kernels, ThreadPool& pool, std::int64_t read_bytes,
+                 int n_probes) {
   // Chunks as the products take them: large enough for the prefetcher, small enough to be stolen.
   constexpr std::int64_t chunk_bytes = std::int64_t{1} << 20;
   static_assert(chunk_bytes % roof_read_multiple == 0);
@@ -84,21 +84,22 @@ double read_roof(const KernelTable& kernels, ThreadPool& pool, std::int64_t read
 
 }  // namespace
 
-Roofs measure_roofs(const KernelTable& kernels, ThreadPool& pool, std::int64_t read_bytes) {
+Roofs measure_roofs(const KernelTable& kernels, ThreadPool& pool, std::int64_t read_bytes,
+                    int n_probes) {
   Roofs roofs;
-  roofs.int8_gops = compute_roof(pool,
+  roofs.int8_gops = compute_roof(pool, n_probes,
                                  [&](std::int64_t n_rounds) {
                                    std::array<std::int32_t, 16> sink;
                                    return kernels.roof.int8_products(n_rounds, sink.data());
                                  }) /
                     giga;
-  roofs.f32_gflops = compute_roof(pool,
+  roofs.f32_gflops = compute_roof(pool, n_probes,
                                   [&](std::int64_t n_rounds) {
                                     std::array<float, 16> sink;
                                     return kernels.roof.f32_products(n_rounds, sink.data());
                                   }) /
                      giga;
-  roofs.read_gbs = read_roof(kernels, pool, read_bytes) / giga;
+  roofs.read_gbs = read_roof(kernels, pool, read_bytes, n_probes) / giga;
   return roofs;
 }
 

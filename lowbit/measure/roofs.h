@@ -16,10 +16,11 @@ struct Roofs {
   double f32_gflops = 0;
 };
 
-/// Best of several short probes. read_bytes: size of the buffer that is read over and over, shared
+/// Best of n_probes short ones. read_bytes: size of the buffer that is read over and over, shared
 /// by the threads; with the bytes of a model's weights it answers how fast exactly these bytes
 /// could be read on this machine, caches included.
-Roofs measure_roofs(const KernelTable& kernels, ThreadPool& pool, std::int64_t read_bytes);
+Roofs measure_roofs(const KernelTable& kernels, ThreadPool& pool, std::int64_t read_bytes,
+                    int n_probes = 7);
 
 /// A buffer far beyond most caches: the roof of memory.
 inline constexpr std::int64_t memory_read_bytes = std::int64_t{1} << 30;

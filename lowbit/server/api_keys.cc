@@ -10,6 +10,8 @@
 namespace lowbit {
 namespace {
 
+constexpr std::string_view scheme = "Bearer ";
+
 /// Looks at every byte of `given` whatever the key is, so that time tells nothing of where they
 /// differ.
 bool is_equal(std::string_view given, std::string_view key) {
@@ -55,9 +57,13 @@ Result<ApiKeys> ApiKeys::load(const std::string& path, std::vector<std::string> 
   return keys;
 }
 
+std::string ApiKeys::cache_salt(std::string_view authorization) const {
+  if (keys_.empty() || !authorization.starts_with(scheme)) return "";
+  return std::string(authorization.substr(scheme.size()));
+}
+
 bool ApiKeys::allow(std::string_view authorization) const {
   if (keys_.empty()) return true;
-  constexpr std::string_view scheme = "Bearer ";
   if (!authorization.starts_with(scheme)) return false;
   const std::string_view given = authorization.substr(scheme.size());
   bool is_allowed = false;

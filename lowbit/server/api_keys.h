@@ -21,6 +21,9 @@ class ApiKeys {
   bool are_needed() const { return !keys_.empty(); }
   /// authorization: the header's value. Takes equally long for every wrong key of a length.
   bool allow(std::string_view authorization) const;
+  /// What keeps the cached prompts of one key from those of another: an allowed key itself; ""
+  /// where everyone may ask.
+  std::string cache_salt(std::string_view authorization) const;
 
  private:
   std::vector<std::string> keys_;

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lowbit/server/engine_loop.h"
 
+#include <algorithm>
+#include <new>
 #include <utility>
 
 namespace lowbit {
 
 using Clock = std::chrono::steady_clock;
 
-EngineLoop::EngineLoop(LoadModel load, Calls calls)
-    : load_(std::move(load)), calls_(std::move(calls)), thread_([this] { run(); }) {}
+EngineLoop::EngineLoop(std::vector<LoadModel> loads, Calls calls) : calls_(std::move(calls)) {
+  for (LoadModel& load : loads)
+    places_.push_back({.load = std::move(load), .served = {}, .job_of = {}});
+  last_sign_ = Clock::now().time_since_epoch().count();
+  thread_ = std::thread([this] { run(); });
+}
 
 EngineLoop::~EngineLoop() {
   {
@@ -19,23 +25,32 @@ EngineLoop::~EngineLoop() {
   thread_.join();
 }
 
-void EngineLoop::submit(std::vector<Job> jobs) {
+void EngineLoop::send(Command command) {
   {
     const std::lock_guard lock(mutex_);
-    for (Job& job : jobs) inbox_.push_back(std::move(job));
+    inbox_.push_back(std::move(command));
   }
   has_news_.notify_one();
+}
+
+void EngineLoop::load(ModelIndex model, std::int64_t n_bytes) {
+  send(Load{model, n_bytes});
+}
+
+void EngineLoop::unload(ModelIndex model) {
+  send(Unload{model});
+}
+
+void EngineLoop::submit(ModelIndex model, std::vector<Job> jobs) {
+  send(Submit{model, std::move(jobs)});
 }
 
 void EngineLoop::cancel(JobId id) {
-  {
-    const std::lock_guard lock(mutex_);
-    cancels_.push_back(id);
-  }
-  has_news_.notify_one();
+  send(Cancel{id});
 }
 
 double EngineLoop::seconds_silent() const {
+  if (is_loading_) return 0;
   const Clock::time_point last{Clock::duration(last_sign_.load())};
   return std::chrono::duration<double>(Clock::now() - last).count();
 }
@@ -43,60 +58,104 @@ double EngineLoop::seconds_silent() const {
 bool EngineLoop::take_inbox(bool may_wait) {
   constexpr std::chrono::seconds heartbeat(1);
   std::unique_lock lock(mutex_);
-  const auto has_news = [&] { return stops_ || !inbox_.empty() || !cancels_.empty(); };
+  const auto has_news = [&] { return stops_ || !inbox_.empty(); };
   while (true) {
     last_sign_ = Clock::now().time_since_epoch().count();
     if (!may_wait || has_news_.wait_for(lock, heartbeat, has_news)) break;
   }
   taken_ = std::exchange(inbox_, {});
-  taken_cancels_ = std::exchange(cancels_, {});
   return !stops_;
 }
 
+bool EngineLoop::is_idle() const {
+  return std::ranges::all_of(
+      places_, [](const Place& place) { return !place.served || place.served->engine->is_idle(); });
+}
+
 void EngineLoop::run() {
-  last_sign_ = Clock::now().time_since_epoch().count();
-  auto loaded = load_();
-  if (!loaded) return calls_.on_loaded(nullptr, loaded.error().message());
-  model_ = *std::move(loaded);
-  Engine& engine = *model_->engine;
-  calls_.on_loaded(model_.get(), "");
-  calls_.on_step({.outputs = {}, .state = engine.stats(), .time = Clock::now()});
-  while (take_inbox(/*may_wait=*/engine.is_idle())) {
-    StepReport report;
-    for (Job& job : taken_) add(std::move(job), report);
-    for (const JobId id : taken_cancels_) {
-      if (const auto at = request_of_.find(id); at != request_of_.end()) engine.cancel(at->second);
+  while (take_inbox(/*may_wait=*/is_idle())) {
+    for (Command& command : taken_) {
+      std::visit([this](auto& given) { obey(std::move(given)); }, command);
     }
-    if (!engine.is_idle()) step(report);
-    report.time = Clock::now();
-    report.state = engine.stats();
-    calls_.on_step(std::move(report));
+    for (ModelIndex model = 0; model < places_.size(); ++model) {
+      Place& place = places_[model];
+      if (place.served && !place.served->engine->is_idle()) step(place);
+      if (place.has_news) report(model);
+    }
   }
 }
 
-void EngineLoop::add(Job job, StepReport& report) {
-  auto id = model_->engine->add_request(std::move(job.request));
-  if (!id) {
-    report.outputs.push_back({.id = job.id, .output = {}, .error = id.error().message()});
-    return;
+void EngineLoop::obey(Load load) {
+  Place& place = places_[load.model];
+  is_loading_ = true;
+  std::string problem;
+  try {
+    auto loaded = place.load(load.n_bytes);
+    if (loaded) {
+      place.served = *std::move(loaded);
+    } else {
+      problem = loaded.error().message();
+    }
+  } catch (const std::bad_alloc&) {
+    problem = "out of memory while loading";
   }
-  request_of_[job.id] = *id;
-  job_of_[*id] = job.id;
+  last_sign_ = Clock::now().time_since_epoch().count();
+  is_loading_ = false;
+  place.has_news = place.served != nullptr;
+  calls_.on_loaded(load.model, place.served, std::move(problem));
 }
 
-void EngineLoop::step(StepReport& report) {
-  Engine& engine = *model_->engine;
-  const Clock::time_point start = Clock::now();
-  for (const Output& output : engine.step()) {
-    const auto at = job_of_.find(output.id);
-    if (at == job_of_.end()) continue;
-    report.outputs.push_back({.id = at->second, .output = output});
+void EngineLoop::obey(Unload unload) {
+  Place& place = places_[unload.model];
+  for (const auto& [request, job] : place.job_of) request_of_.erase(job);
+  place = Place{.load = std::move(place.load), .served = {}, .job_of = {}};
+}
+
+void EngineLoop::obey(Submit submit) {
+  Place& place = places_[submit.model];
+  place.has_news = true;
+  for (Job& job : submit.jobs) {
+    if (!place.served) {
+      place.report.outputs.push_back({.id = job.id, .output = {}, .error = "the model has gone"});
+      continue;
+    }
+    auto id = place.served->engine->add_request(std::move(job.request));
+    if (!id) {
+      place.report.outputs.push_back({.id = job.id, .output = {}, .error = id.error().message()});
+      continue;
+    }
+    request_of_[job.id] = {submit.model, *id};
+    place.job_of[*id] = job.id;
+  }
+}
+
+void EngineLoop::obey(Cancel cancel) {
+  const auto at = request_of_.find(cancel.job);
+  if (at == request_of_.end()) return;
+  places_[at->second.model].served->engine->cancel(at->second.id);
+}
+
+void EngineLoop::step(Place& place) {
+  for (const Output& output : place.served->engine->step()) {
+    const auto at = place.job_of.find(output.id);
+    if (at == place.job_of.end()) continue;
+    place.report.outputs.push_back({.id = at->second, .output = output});
     if (output.finish) {
       request_of_.erase(at->second);
-      job_of_.erase(at);
+      place.job_of.erase(at);
     }
   }
-  report.step_seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  place.has_news = true;
+}
+
+void EngineLoop::report(ModelIndex model) {
+  Place& place = places_[model];
+  place.has_news = false;
+  StepReport report = std::exchange(place.report, {});
+  report.model = model;
+  report.time = Clock::now();
+  if (place.served) report.state = place.served->engine->stats();
+  calls_.on_step(std::move(report));
 }
 
 }  // namespace lowbit

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// One thread that owns the engine: it loads the model, takes requests and cancellations between
-// steps, and after each step reports everything at once. Nothing it does waits for a client; what
-// limits the queue is the caller, who counts what it has given and got back.
+// One thread that owns all engines: it loads and unloads models, takes requests and cancellations
+// between steps, and after each step reports everything at once. Engines that have work take turns,
+// a step each, so that the one team of threads never computes two steps at a time; two loops with
+// two teams would share every core and both be late. Nothing here waits for a client; what limits
+// the queue is the caller, who counts what it has given and got back.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "lowbit/server/served_model.h"
@@ -22,6 +25,7 @@
 namespace lowbit {
 
 using JobId = std::uint64_t;
+using ModelIndex = std::size_t;
 
 struct Job {
   JobId id = 0;
@@ -35,50 +39,85 @@ struct JobOutput {
 };
 
 struct StepReport {
+  ModelIndex model = 0;
   std::vector<JobOutput> outputs;
   EngineStats state;
   std::chrono::steady_clock::time_point time;
-  double step_seconds = 0;  // 0: nothing was computed
 };
 
 class EngineLoop {
  public:
   struct Calls {  // on the engine's thread; they must not wait
-    /// Once. A null model comes with the reason; the thread has ended then.
-    std::function<void(const ServedModel*, std::string problem)> on_loaded;
+    /// The answer to load(). A null model comes with the reason.
+    std::function<void(ModelIndex, std::shared_ptr<const ServedModel>, std::string problem)>
+        on_loaded;
     std::function<void(StepReport)> on_step;
   };
-  EngineLoop(LoadModel load, Calls calls);
+  EngineLoop(std::vector<LoadModel> loads, Calls calls);
   /// Ends after the step that is running.
   ~EngineLoop();
 
-  /// Any thread.
-  void submit(std::vector<Job> jobs);
+  // Any thread; obeyed in the order of the calls.
+  void load(ModelIndex model, std::int64_t n_bytes);
+  /// Its memory is free when nobody holds it any more. Jobs that it still has get no answer.
+  void unload(ModelIndex model);
+  /// Of a loaded model.
+  void submit(ModelIndex model, std::vector<Job> jobs);
   void cancel(JobId id);
-  /// Seconds since the loop last showed a sign of life.
+  /// Seconds since the loop last showed a sign of life; loading is one.
   double seconds_silent() const;
 
  private:
+  struct Load {
+    ModelIndex model = 0;
+    std::int64_t n_bytes = 0;
+  };
+  struct Unload {
+    ModelIndex model = 0;
+  };
+  struct Submit {
+    ModelIndex model = 0;
+    std::vector<Job> jobs;
+  };
+  struct Cancel {
+    JobId job = 0;
+  };
+  using Command = std::variant<Load, Unload, Submit, Cancel>;
+  struct Place {
+    LoadModel load;
+    std::shared_ptr<ServedModel> served;
+    std::map<RequestId, JobId> job_of;
+    StepReport report = {};
+    bool has_news = false;
+  };
+  struct RequestPlace {
+    ModelIndex model = 0;
+    RequestId id = 0;
+  };
+
   void run();
+  void send(Command command);
   /// Takes what came in; false: stop. Waits while there is nothing to do.
   bool take_inbox(bool may_wait);
-  void add(Job job, StepReport& report);
-  void step(StepReport& report);
+  bool is_idle() const;
+  void obey(Load load);
+  void obey(Unload unload);
+  void obey(Submit submit);
+  void obey(Cancel cancel);
+  void step(Place& place);
+  void report(ModelIndex model);
 
-  LoadModel load_;
-  Calls calls_;
-  std::unique_ptr<ServedModel> model_;
-  std::map<RequestId, JobId> job_of_;
-  std::map<JobId, RequestId> request_of_;
-  std::vector<Job> taken_;
-  std::vector<JobId> taken_cancels_;
+  const Calls calls_;
+  std::vector<Place> places_;
+  std::map<JobId, RequestPlace> request_of_;
+  std::vector<Command> taken_;
 
   std::mutex mutex_;
   std::condition_variable has_news_;
-  std::vector<Job> inbox_;
-  std::vector<JobId> cancels_;
+  std::vector<Command> inbox_;
   bool stops_ = false;
   std::atomic<std::chrono::steady_clock::rep> last_sign_{0};
+  std::atomic<bool> is_loading_{false};
   std::thread thread_;  // last: it uses the others
 };
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <map>
+#include <new>
 #include <string>
 
 #include "lowbit/model/model_file.h"
@@ -37,10 +38,10 @@ class Listener {
  public:
   EngineLoop::Calls calls() {
     return {.on_loaded =
-                [this](const ServedModel* model, std::string problem) {
+                [this](ModelIndex model, std::shared_ptr<const ServedModel> served,
+                       std::string problem) {
                   const std::lock_guard lock(mutex_);
-                  is_loaded_ = true;
-                  model_ = model;
+                  models_[model] = std::move(served);
                   problem_ = std::move(problem);
                   changed_.notify_all();
                 },
@@ -48,16 +49,25 @@ class Listener {
                 [this](StepReport report) {
                   const std::lock_guard lock(mutex_);
                   for (JobOutput& output : report.outputs) {
+                    order_.push_back(report.model);
                     outputs_[output.id].push_back(std::move(output));
                   }
-                  state_ = report.state;
+                  states_[report.model] = report.state;
                   changed_.notify_all();
                 }};
   }
-  const ServedModel* wait_for_model() {
+  /// Null: it could not be loaded.
+  const ServedModel* wait_for_model(ModelIndex model = 0) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return is_loaded_; });
-    return model_;
+    changed_.wait(lock, [&] { return models_.contains(model); });
+    return models_[model].get();
+  }
+  /// When the last one who held it lets it go, it is gone.
+  std::weak_ptr<const ServedModel> let_go(ModelIndex model) {
+    const std::lock_guard lock(mutex_);
+    const std::weak_ptr<const ServedModel> watched = models_[model];
+    models_.erase(model);
+    return watched;
   }
   /// Outputs of a job, once it has ended.
   std::vector<JobOutput> wait_for(JobId id) {
@@ -74,7 +84,12 @@ class Listener {
   }
   EngineStats state() {
     const std::lock_guard lock(mutex_);
-    return state_;
+    return states_[0];
+  }
+  /// Which model each output came from, in order.
+  std::vector<ModelIndex> order() {
+    const std::lock_guard lock(mutex_);
+    return order_;
   }
   std::string problem() {
     const std::lock_guard lock(mutex_);
@@ -84,11 +99,11 @@ class Listener {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool is_loaded_ = false;
-  const ServedModel* model_ = nullptr;
+  std::map<ModelIndex, std::shared_ptr<const ServedModel>> models_;
+  std::vector<ModelIndex> order_;
   std::string problem_;
   std::map<JobId, std::vector<JobOutput>> outputs_;
-  EngineStats state_;
+  std::map<ModelIndex, EngineStats> states_;
 };
 
 Job job(JobId id, std::int64_t max_tokens, std::uint64_t seed) {
@@ -104,6 +119,10 @@ std::vector<Job> one(Job job) {
   std::vector<Job> jobs;
   jobs.push_back(std::move(job));
   return jobs;
+}
+
+LoadModel tiny(std::int64_t max_sequences) {
+  return [max_sequences](std::int64_t) { return load_tiny(max_sequences); };
 }
 
 std::vector<std::int32_t> tokens_of(const std::vector<JobOutput>& outputs) {
@@ -124,16 +143,18 @@ TEST(EngineLoop, GivesWhatTheEngineGivesAlone) {
     for (const Output& output : (*alone)->engine->step()) expected.push_back(*output.token);
   }
   Listener listener;
-  EngineLoop loop([] { return load_tiny(4); }, listener.calls());
+  EngineLoop loop({tiny(4)}, listener.calls());
+  loop.load(0, 0);
   ASSERT_NE(listener.wait_for_model(), nullptr) << listener.problem();
   constexpr JobId n_jobs = 8;  // twice what runs at once
-  for (JobId id = 1; id <= n_jobs; ++id) loop.submit(one(job(id, n_tokens, 3)));
+  for (JobId id = 1; id <= n_jobs; ++id) loop.submit(0, one(job(id, n_tokens, 3)));
   for (JobId id = 1; id <= n_jobs; ++id) EXPECT_EQ(tokens_of(listener.wait_for(id)), expected);
 }
 
 TEST(EngineLoop, LogprobsBelongToTheirTokens) {
   Listener listener;
-  EngineLoop loop([] { return load_tiny(4); }, listener.calls());
+  EngineLoop loop({tiny(4)}, listener.calls());
+  loop.load(0, 0);
   ASSERT_NE(listener.wait_for_model(), nullptr);
   std::vector<Job> jobs;
   for (JobId id = 1; id <= 3; ++id) {
@@ -141,7 +162,7 @@ TEST(EngineLoop, LogprobsBelongToTheirTokens) {
     jobs.back().request.sampling.temperature = 0;
     jobs.back().request.n_top = 2;
   }
-  loop.submit(std::move(jobs));
+  loop.submit(0, std::move(jobs));
   for (JobId id = 1; id <= 3; ++id) {
     for (const JobOutput& output : listener.wait_for(id)) {
       ASSERT_TRUE(output.output.logprobs);
@@ -156,11 +177,12 @@ TEST(EngineLoop, LogprobsBelongToTheirTokens) {
 
 TEST(EngineLoop, CancelFreesAtOnce) {
   Listener listener;
-  EngineLoop loop([] { return load_tiny(1); }, listener.calls());
+  EngineLoop loop({tiny(1)}, listener.calls());
+  loop.load(0, 0);
   ASSERT_NE(listener.wait_for_model(), nullptr);
   constexpr std::int64_t n_many = 250;
-  loop.submit(one(job(1, n_many, 1)));
-  loop.submit(one(job(2, n_many, 2)));  // waits behind the first
+  loop.submit(0, one(job(1, n_many, 1)));
+  loop.submit(0, one(job(2, n_many, 2)));  // waits behind the first
   listener.wait_for_token(1);
   loop.cancel(2);
   loop.cancel(1);
@@ -168,37 +190,98 @@ TEST(EngineLoop, CancelFreesAtOnce) {
   EXPECT_EQ(listener.wait_for(1).back().output.finish, FinishReason::cancelled);
   EXPECT_EQ(listener.wait_for(2).back().output.finish, FinishReason::cancelled);
   EXPECT_EQ(listener.state().n_kv_blocks_free, listener.state().n_kv_blocks);
-  loop.submit(one(job(3, 2, 3)));
+  loop.submit(0, one(job(3, 2, 3)));
   EXPECT_EQ(tokens_of(listener.wait_for(3)).size(), 2u);
 }
 
 TEST(EngineLoop, ARequestTheEngineRefusesEndsAlone) {
   Listener listener;
-  EngineLoop loop([] { return load_tiny(2); }, listener.calls());
+  EngineLoop loop({tiny(2)}, listener.calls());
+  loop.load(0, 0);
   ASSERT_NE(listener.wait_for_model(), nullptr);
   Job bad = job(1, 2, 1);
   bad.request.prompt = {-1};
   std::vector<Job> jobs = one(std::move(bad));
   jobs.push_back(job(2, 2, 1));
-  loop.submit(std::move(jobs));
+  loop.submit(0, std::move(jobs));
   EXPECT_NE(listener.wait_for(1).back().error.find("token id -1"), std::string::npos);
   EXPECT_EQ(tokens_of(listener.wait_for(2)).size(), 2u);
 }
 
 TEST(EngineLoop, SaysWhyThereIsNoModel) {
   Listener listener;
-  const EngineLoop loop([]() -> Result<std::unique_ptr<ServedModel>> { return Error("no file"); },
-                        listener.calls());
-  EXPECT_EQ(listener.wait_for_model(), nullptr);
+  const LoadModel fail = [](std::int64_t) -> Result<std::unique_ptr<ServedModel>> {
+    return Error("no file");
+  };
+  const LoadModel exhaust = [](std::int64_t) -> Result<std::unique_ptr<ServedModel>> {
+    throw std::bad_alloc();
+  };
+  EngineLoop loop({fail, exhaust, tiny(1)}, listener.calls());
+  loop.load(0, 0);
+  EXPECT_EQ(listener.wait_for_model(0), nullptr);
   EXPECT_EQ(listener.problem(), "no file");
+  loop.load(1, 0);
+  EXPECT_EQ(listener.wait_for_model(1), nullptr);
+  EXPECT_EQ(listener.problem(), "out of memory while loading");
+  loop.load(2, 0);
+  EXPECT_NE(listener.wait_for_model(2), nullptr);
 }
 
 TEST(EngineLoop, EndsWithWorkLeft) {
   Listener listener;
-  EngineLoop loop([] { return load_tiny(1); }, listener.calls());
+  EngineLoop loop({tiny(1)}, listener.calls());
+  loop.load(0, 0);
   ASSERT_NE(listener.wait_for_model(), nullptr);
-  loop.submit(one(job(1, 250, 1)));
+  loop.submit(0, one(job(1, 250, 1)));
   listener.wait_for_token(1);
+}
+
+TEST(EngineLoop, TwoModelsTakeTurnsAndChangeNothing) {
+  constexpr std::int64_t n_tokens = 40;
+  std::vector<std::int32_t> alone;
+  {
+    Listener listener;
+    EngineLoop loop({tiny(4)}, listener.calls());
+    loop.load(0, 0);
+    loop.submit(0, one(job(1, n_tokens, 3)));
+    alone = tokens_of(listener.wait_for(1));
+  }
+  Listener listener;
+  EngineLoop loop({tiny(4), tiny(4)}, listener.calls());
+  loop.load(0, 0);
+  loop.load(1, 0);
+  loop.submit(0, one(job(1, n_tokens, 3)));
+  loop.submit(1, one(job(2, n_tokens, 3)));
+  EXPECT_EQ(tokens_of(listener.wait_for(1)), alone);
+  EXPECT_EQ(tokens_of(listener.wait_for(2)), alone);
+  // While both have work, each takes every other step.
+  std::vector<ModelIndex> order = listener.order();
+  ASSERT_EQ(order.size(), static_cast<std::size_t>(2 * n_tokens));
+  int n_changes = 0;
+  for (std::size_t i = 1; i < order.size(); ++i) n_changes += order[i] != order[i - 1] ? 1 : 0;
+  EXPECT_GE(n_changes, n_tokens);
+}
+
+TEST(EngineLoop, AnUnloadedModelIsGoneAndComesBack) {
+  Listener listener;
+  EngineLoop loop({tiny(2), tiny(2)}, listener.calls());
+  loop.load(0, 0);
+  loop.load(1, 0);
+  ASSERT_NE(listener.wait_for_model(0), nullptr);
+  ASSERT_NE(listener.wait_for_model(1), nullptr);
+  loop.submit(0, one(job(1, 5, 3)));
+  const auto first = tokens_of(listener.wait_for(1));
+  const auto watched = listener.let_go(0);
+  loop.unload(0);
+  loop.submit(1, one(job(2, 5, 3)));  // obeyed after it
+  EXPECT_EQ(tokens_of(listener.wait_for(2)), first);
+  EXPECT_TRUE(watched.expired());
+  loop.submit(0, one(job(3, 5, 3)));
+  EXPECT_EQ(listener.wait_for(3).back().error, "the model has gone");
+  loop.load(0, 0);
+  ASSERT_NE(listener.wait_for_model(0), nullptr);
+  loop.submit(0, one(job(4, 5, 3)));
+  EXPECT_EQ(tokens_of(listener.wait_for(4)), first);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "lowbit/runtime/request.h"
+
 namespace lowbit {
 namespace {
 
@@ -26,6 +28,7 @@ constexpr std::uint32_t everything =
 constexpr double most_tokens = 2147483647.0;
 constexpr double most_seed = 9007199254740992.0;  // 2^53: what a JSON number holds exactly
 constexpr double most_choices = 128, most_logprobs = 20;
+constexpr double most_urgency = most_priority;
 
 using enum FieldKind;
 // clang-format off
@@ -75,6 +78,8 @@ constexpr std::array fields{
   Field{"add_special_tokens", boolean, tokenize, 0, 0, "put the begin token first where the model wants it (true)"},
   Field{"return_token_strs", boolean, tokenize, 0, 0, "also the text of each token"},
   Field{"encoding_format", text, embeddings, 0, 0, "float or base64"},
+  Field{"priority", integer, answering, -most_urgency, most_urgency, "a lower one is served earlier (0); waiting counts more in the end"},
+  Field{"cache_salt", text, answering | embeddings, 0, 0, "keys and values of prompts are shared only among requests with the same one"},
   Field{"user", any, everything, 0, 0, "not looked at"},
   Field{"suffix", unsupported, completions, 0, 0, ""},
   Field{"functions", unsupported, chat, 0, 0, ""},

@@ -113,6 +113,10 @@ Refusal parse_generation(const Json& body, Generation& generation) {
   if (const auto n = integer(body, "n")) generation.n_choices = *n;
   set(body, "ignore_eos", generation.ignore_end);
   set(body, "stream", generation.stream);
+  if (const auto priority = integer(body, "priority")) {
+    generation.priority = static_cast<int>(*priority);
+  }
+  set(body, "cache_salt", generation.cache_salt);
   const Json& options = field_of(body, "stream_options");
   if (options.is_object()) {
     const Json& usage = field_of(options, "include_usage");
@@ -326,6 +330,7 @@ Refusal parse_embedding(const Json& body, EmbeddingRequest& request) {
     return bad_field("encoding_format", "'encoding_format' can be float or base64");
   }
   request.as_base64 = format == "base64";
+  set(body, "cache_salt", request.cache_salt);
   return parse_prompts("input", field_of(body, "input"), request.inputs);
 }
 

@@ -29,6 +29,8 @@ struct Generation {
   bool ignore_end = false;
   std::optional<int> n_top_logprobs;  // 0: of the chosen token alone
   bool stream = false, include_usage = false;
+  int priority = 0;
+  std::string cache_salt = {};
 };
 
 /// What an answer must be besides text; compiled to a token mask (grammar/).
@@ -72,6 +74,7 @@ struct EmbeddingRequest {
   std::string model;
   std::vector<Prompt> inputs;
   bool as_base64 = false;
+  std::string cache_salt = {};
   std::vector<std::string> ignored;
 };
 

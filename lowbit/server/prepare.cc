@@ -43,34 +43,41 @@ Refusal constrain_jobs(const ChatRequest& request, const ServedModel& model,
   return {};
 }
 
-Refusal add_jobs(std::vector<std::int32_t> ids, const Generation& generation,
-                 const ServedModel& model, std::uint64_t seed, Prepared& prepared) {
+/// A key holds no zero byte, so no two pairs make the same.
+std::string joined_salt(const RequestScope& scope, const std::string& cache_salt) {
+  return scope.key_salt + '\0' + cache_salt;
+}
+
+Refusal add_jobs(std::vector<std::int32_t> ids, const ServedModel& model, const RequestScope& scope,
+                 Prepared& prepared) {
+  const Generation& generation = prepared.generation;
+  const std::uint64_t seed = generation.seed.value_or(scope.random_seed);
+  const std::string salt = joined_salt(scope, generation.cache_salt);
   const auto n_prompt = static_cast<std::int64_t>(ids.size());
   if (Refusal refusal = check_generation(n_prompt, generation, model)) return refusal;
   prepared.n_prompt += n_prompt;
   for (std::int64_t choice = 0; choice < generation.n_choices; ++choice) {
-    prepared.jobs.push_back({.id = 0, .request = engine_request(ids, generation, seed, choice)});
+    prepared.jobs.push_back(
+        {.id = 0, .request = engine_request(ids, generation, seed, choice, salt)});
   }
   return {};
 }
 
-Refusal prepare_chat(ChatRequest& request, const ServedModel& model, std::uint64_t random_seed,
+Refusal prepare_chat(ChatRequest& request, const ServedModel& model, const RequestScope& scope,
                      Prepared& prepared) {
   std::vector<std::int32_t> ids;
   if (Refusal refusal = chat_ids(request, model, ids)) return refusal;
   if (ids.empty()) return bad_field("messages", "the chat template makes an empty prompt of this");
   prepared.generation = std::move(request.generation);
   prepared.has_tools = !request.tools.is_null();
-  const std::uint64_t seed = prepared.generation.seed.value_or(random_seed);
-  Refusal refusal = add_jobs(std::move(ids), prepared.generation, model, seed, prepared);
+  Refusal refusal = add_jobs(std::move(ids), model, scope, prepared);
   return refusal ? refusal : constrain_jobs(request, model, prepared.jobs);
 }
 
 Refusal prepare_completion(CompletionRequest& request, const ServedModel& model,
-                           std::uint64_t random_seed, Prepared& prepared) {
+                           const RequestScope& scope, Prepared& prepared) {
   if (Refusal refusal = check_model(request.model, model)) return refusal;
   prepared.generation = std::move(request.generation);
-  const std::uint64_t seed = prepared.generation.seed.value_or(random_seed);
   for (const Prompt& prompt : request.prompts) {
     std::vector<std::int32_t> ids;
     if (Refusal refusal = prompt_ids(prompt, model, ids)) return refusal;
@@ -80,7 +87,7 @@ Refusal prepare_completion(CompletionRequest& request, const ServedModel& model,
       const auto n_choices = static_cast<std::size_t>(prepared.generation.n_choices);
       prepared.echoes.insert(prepared.echoes.end(), n_choices, echo);
     }
-    if (Refusal refusal = add_jobs(std::move(ids), prepared.generation, model, seed, prepared)) {
+    if (Refusal refusal = add_jobs(std::move(ids), model, scope, prepared)) {
       if (refusal->param == "messages") refusal->param = "prompt";
       return refusal;
     }
@@ -122,7 +129,7 @@ Refusal detokenize(const DetokenizeRequest& request, const ServedModel& model, J
 }
 
 Refusal prepare_embedding(const EmbeddingRequest& request, const ServedModel& model,
-                          Prepared& prepared) {
+                          const RequestScope& scope, Prepared& prepared) {
   if (Refusal refusal = check_model(request.model, model)) return refusal;
   Generation alone;
   alone.max_tokens = 0;
@@ -139,12 +146,13 @@ Refusal prepare_embedding(const EmbeddingRequest& request, const ServedModel& mo
     Job& job = prepared.jobs.emplace_back();
     job.request.prompt = std::move(ids);
     job.request.wants_embedding = true;
+    job.request.cache_salt = joined_salt(scope, request.cache_salt);
   }
   return {};
 }
 
 Refusal read(Endpoint endpoint, const Json& body, const ServedModel& model,
-             std::uint64_t random_seed, Prepared& prepared) {
+             const RequestScope& scope, Prepared& prepared) {
   switch (endpoint) {
     case Endpoint::chat:
     case Endpoint::responses: {
@@ -153,7 +161,7 @@ Refusal read(Endpoint endpoint, const Json& body, const ServedModel& model,
       const auto parse = endpoint == Endpoint::chat ? parse_chat : parse_response;
       if (Refusal refusal = parse(body, request)) return refusal;
       prepared.ignored = request.ignored;
-      return prepare_chat(request, model, random_seed, prepared);
+      return prepare_chat(request, model, scope, prepared);
     }
     case Endpoint::completions: {
       CompletionRequest request;
@@ -163,14 +171,14 @@ Refusal read(Endpoint endpoint, const Json& body, const ServedModel& model,
       // OpenAI's default for this old API; a chat goes on to the model's own end.
       constexpr std::int64_t default_max_tokens = 16;
       if (!request.generation.max_tokens) request.generation.max_tokens = default_max_tokens;
-      return prepare_completion(request, model, random_seed, prepared);
+      return prepare_completion(request, model, scope, prepared);
     }
     case Endpoint::embeddings: {
       EmbeddingRequest request;
       if (Refusal refusal = parse_embedding(body, request)) return refusal;
       prepared.ignored = request.ignored;
       prepared.as_base64 = request.as_base64;
-      return prepare_embedding(request, model, prepared);
+      return prepare_embedding(request, model, scope, prepared);
     }
     case Endpoint::tokenize: {
       TokenizeRequest request;
@@ -196,15 +204,25 @@ Refusal read(Endpoint endpoint, const Json& body, const ServedModel& model,
 
 }  // namespace
 
-Prepared prepare(Endpoint endpoint, std::string_view body, const ServedModel& model,
-                 std::uint64_t random_seed) {
-  Prepared prepared{.endpoint = endpoint};
+ParsedBody parse_body(Endpoint endpoint, std::string_view body) {
+  ParsedBody parsed;
   auto json = parse_json(body);
   if (!json) {
-    prepared.refusal = ApiError{.message = "the body: " + json.error().message()};
-    return prepared;
+    parsed.refusal = ApiError{.message = "the body: " + json.error().message()};
+    return parsed;
   }
-  prepared.refusal = read(endpoint, *json, model, random_seed, prepared);
+  std::vector<std::string> ignored;
+  parsed.refusal = check_fields(*json, endpoint, ignored);
+  if (parsed.refusal) return parsed;
+  if (const Json& model = field_of(*json, "model"); model.is_string()) parsed.model = model;
+  parsed.json = *std::move(json);
+  return parsed;
+}
+
+Prepared prepare(Endpoint endpoint, const Json& body, const ServedModel& model,
+                 const RequestScope& scope) {
+  Prepared prepared{.endpoint = endpoint};
+  prepared.refusal = read(endpoint, body, model, scope, prepared);
   return prepared;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the worker makes of a request's body: either the whole answer (an error, token ids, a
-// rendered template), or the jobs for the engine and how their answer looks. Pure: it reads the
-// model and touches nothing.
+// What the worker makes of a request: first its body as JSON, which says what model it is for;
+// then, with the model, either the whole answer (an error, token ids, a rendered template), or the
+// jobs for the engine and how their answer looks. Pure: it reads the model and touches nothing.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,20 @@ struct Prepared {
   std::vector<std::string> ignored = {};  // fields nobody looked at
 };
 
-/// random_seed: for requests that name none.
-Prepared prepare(Endpoint endpoint, std::string_view body, const ServedModel& model,
-                 std::uint64_t random_seed);
+/// A body that could be read and whose fields are of the right types.
+struct ParsedBody {
+  Refusal refusal = {};
+  Json json = nullptr;
+  std::string model = {};  // "": none was named
+};
+ParsedBody parse_body(Endpoint endpoint, std::string_view body);
+
+/// What a request inherits from where it came.
+struct RequestScope {
+  std::uint64_t random_seed = 0;  // for requests that name none
+  std::string key_salt = {};      // of its API key: its prompts are shared with no other's
+};
+Prepared prepare(Endpoint endpoint, const Json& body, const ServedModel& model,
+                 const RequestScope& scope);
 
 }  // namespace lowbit

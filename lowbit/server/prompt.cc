@@ -112,7 +112,7 @@ Refusal check_generation(std::int64_t n_prompt, const Generation& generation,
 }
 
 Request engine_request(std::vector<std::int32_t> ids, const Generation& generation,
-                       std::uint64_t seed, std::int64_t choice) {
+                       std::uint64_t seed, std::int64_t choice, std::string salt) {
   Request request;
   request.prompt = std::move(ids);
   request.sampling = generation.sampling;
@@ -123,6 +123,8 @@ Request engine_request(std::vector<std::int32_t> ids, const Generation& generati
   request.ignore_end = generation.ignore_end;
   request.min_tokens = generation.min_tokens;
   request.n_top = generation.n_top_logprobs;
+  request.priority = generation.priority;
+  request.cache_salt = std::move(salt);
   return request;
 }
 

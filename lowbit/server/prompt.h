@@ -28,8 +28,9 @@ Refusal prompt_ids(const Prompt& prompt, const ServedModel& model, std::vector<s
 Refusal check_generation(std::int64_t n_prompt, const Generation& generation,
                          const ServedModel& model);
 
-/// The engine's request for one answer. `seed` belongs to the first; others follow from it.
+/// The engine's request for one answer. `seed` belongs to the first; others follow from it. `salt`:
+/// cache_salt of the request and of its key.
 Request engine_request(std::vector<std::int32_t> ids, const Generation& generation,
-                       std::uint64_t seed, std::int64_t choice);
+                       std::uint64_t seed, std::int64_t choice, std::string salt);
 
 }  // namespace lowbit

@@ -3,21 +3,17 @@
 
 #include <signal.h>
 
-#include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <ctime>
-#include <map>
 #include <new>
 #include <random>
-#include <unordered_map>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "lowbit/server/answer.h"
 #include "lowbit/server/api_keys.h"
+#include "lowbit/server/call_table.h"
 #include "lowbit/server/metrics.h"
+#include "lowbit/server/model_host.h"
 #include "lowbit/server/page.h"
 #include "lowbit/server/prepare.h"
 #include "lowbit/server/request_headers.h"
@@ -28,69 +24,41 @@ namespace lowbit {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using CallId = std::uint64_t;
 
 constexpr std::size_t most_unread_requests = 1024;
 constexpr double longest_silence_seconds = 30;  // of the engine while it has work
 
-double seconds_between(TimePoint first, TimePoint last) {
-  return std::chrono::duration<double>(last - first).count();
-}
-
-/// A request on its way. Those that generate get an answer and jobs once they have been read.
-struct Call {
-  CallId id = 0;
-  std::shared_ptr<Exchange> exchange;
-  std::string request_id = {};
-  HttpHeaders headers = {};
-  TimePoint arrival = {};
-  std::unique_ptr<Answer> answer = nullptr;
-  std::vector<JobId> jobs = {};
-  std::int64_t n_prompt = 0;
-};
-
-struct JobPlace {
-  CallId call = 0;
-  std::size_t choice = 0;
-  std::int64_t n_prompt = 0;  // 0 once it has begun to answer
-  std::int64_t n_tokens = 0;
-  TimePoint last_token;
-};
-
-std::unique_ptr<AnswerFormat> format_of(Endpoint endpoint, const FormatOptions& options) {
-  switch (endpoint) {
-    case Endpoint::chat:
-      return make_chat_format(options);
-    case Endpoint::responses:
-      return make_response_format(options);
-    case Endpoint::embeddings:
-      return make_embedding_format(options);
-    default:
-      return make_completion_format(options);
-  }
+ApiError unknown_model() {
+  return {.status = 404,
+          .message = "that model is not served here; /v1/models lists what is",
+          .param = "model",
+          .code = "model_not_found"};
 }
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(ServerOptions options, Calls calls, ApiKeys keys, std::unique_ptr<HttpServer> http)
+  ServerImpl(ServerOptions options, std::vector<ModelSource> sources, Calls calls, ApiKeys keys,
+             std::unique_ptr<HttpServer> http)
       : options_(std::move(options)),
         calls_(std::move(calls)),
         keys_(std::move(keys)),
         random_(std::random_device{}()),
+        table_(call_limits(), table_calls(), metrics_),
+        host_(std::move(sources), host_options(), host_calls()),
         http_(std::move(http)) {
+    metrics_.models.resize(host_.n_models());
     http_->on_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); });
   }
   ~ServerImpl() override {
     // Nobody is told any more. Threads that post to the I/O loop end before the loop.
-    active_.clear();
-    jobs_.clear();
+    table_.clear();
     worker_.reset();
     engine_.reset();
     http_.reset();
   }
 
   int port() const override { return http_->port(); }
-  Status run(LoadModel load) override;
+  Status run() override;
   void stop() override {
     http_->post([this] { drain(); });
   }
@@ -99,28 +67,29 @@ class ServerImpl final : public Server {
   // On the I/O thread, all of them.
   std::optional<HttpResponse> check_head(const HttpRequest& request);
   void handle(std::shared_ptr<Exchange> exchange);
+  void read(CallId id, Endpoint endpoint);
+  void on_parsed(CallId id, Endpoint endpoint, std::shared_ptr<ParsedBody> parsed);
+  void prepare_call(CallId id, Endpoint endpoint, const std::shared_ptr<ParsedBody>& parsed);
+  void submit_work(CallId id, std::function<void()> work);
   HttpResponse get(RouteName route, const HttpRequest& request);
   HttpResponse model_named(const std::string& path) const;
+  HttpResponse metrics_page();
   HttpResponse health();
-  void on_loaded(const ServedModel* model, const std::string& problem);
-  void on_prepared(CallId id, Prepared prepared);
-  void start_answer(Call& call, Prepared& prepared);
-  void on_step(const StepReport& report);
-  void on_output(const JobOutput& output, const StepReport& report);
-  void on_gone(CallId id);
-  void finish(CallId id, std::string_view reason);
-  void cancel_jobs(Call& call);
-  void respond(Call& call, HttpResponse response);
-  void fail_call(CallId id, const ApiError& error, std::string_view reason);
-  void log_call(const Call& call, int status, std::string_view reason);
+  void load_first();
+  void on_loaded(ModelIndex model, std::shared_ptr<const ServedModel> served,
+                 const std::string& problem);
   void tick();
   void on_signal(int signal);
   void reload_keys();
   void drain();
   void end_when_idle();
 
-  Refusal check_queue(const Prepared& prepared) const;
-  Json model_json(const std::string& name) const;
+  CallLimits call_limits() const;
+  CallTable::Calls table_calls();
+  HostOptions host_options() const;
+  ModelHost::Calls host_calls();
+  Json model_json(ModelIndex model) const;
+  Json models_json() const;
   std::string new_id();
 
   const ServerOptions options_;
@@ -129,14 +98,12 @@ class ServerImpl final : public Server {
   Metrics metrics_;
   std::mt19937_64 random_;
   std::int64_t started_ = std::time(nullptr);
-  const ServedModel* model_ = nullptr;  // the engine loop's; null while loading
-  std::string problem_;                 // why there is no model
+  bool is_ready_ = false;  // the first model has been loaded
+  std::string problem_;    // why it could not be
   bool drains_ = false, ends_ = false;
   CallId next_call_ = 1;
-  JobId next_job_ = 1;
-  std::int64_t n_queued_tokens_ = 0;
-  std::map<CallId, Call> active_;
-  std::unordered_map<JobId, JobPlace> jobs_;
+  CallTable table_;
+  ModelHost host_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<EngineLoop> engine_;
   std::unique_ptr<Worker> worker_;
@@ -144,20 +111,61 @@ class ServerImpl final : public Server {
 
 // ---- life
 
-Status ServerImpl::run(LoadModel load) {
+CallLimits ServerImpl::call_limits() const {
+  return {.n_queued = options_.max_queued,
+          .n_queued_tokens = options_.max_queued_tokens,
+          .request_seconds = options_.request_seconds,
+          .keep_alive_seconds = options_.keep_alive_seconds};
+}
+
+CallTable::Calls ServerImpl::table_calls() {
+  return {.submit = [this](ModelIndex model,
+                           std::vector<Job> jobs) { engine_->submit(model, std::move(jobs)); },
+          .cancel = [this](JobId id) { engine_->cancel(id); },
+          .release = [this](ModelIndex model) { host_.release(model, Clock::now()); },
+          .log = calls_.request,
+          .new_id = [this] { return new_id(); }};
+}
+
+HostOptions ServerImpl::host_options() const {
+  return {.memory_bytes = options_.memory_bytes,
+          .idle_seconds = options_.idle_unload_seconds,
+          .wait_seconds = options_.load_wait_seconds,
+          .most_waiting = static_cast<std::size_t>(options_.max_queued)};
+}
+
+ModelHost::Calls ServerImpl::host_calls() {
+  return {.load = [this](ModelIndex model, std::int64_t n_bytes) { engine_->load(model, n_bytes); },
+          .unload =
+              [this](ModelIndex model) {
+                metrics_.models[model].on_unloaded();
+                engine_->unload(model);
+              },
+          .log = calls_.log};
+}
+
+Status ServerImpl::run() {
   worker_ = std::make_unique<Worker>(most_unread_requests);
+  std::vector<LoadModel> loads;
+  for (ModelIndex model = 0; model < host_.n_models(); ++model) {
+    loads.push_back(host_.source(model).load);
+  }
   engine_ = std::make_unique<EngineLoop>(
-      std::move(load),
+      std::move(loads),
       EngineLoop::Calls{.on_loaded =
-                            [this](const ServedModel* model, std::string problem) {
-                              http_->post([this, model, problem = std::move(problem)] {
-                                on_loaded(model, problem);
+                            [this](ModelIndex model, std::shared_ptr<const ServedModel> served,
+                                   std::string problem) {
+                              http_->post([this, model, served = std::move(served),
+                                           problem = std::move(problem)]() mutable {
+                                on_loaded(model, std::move(served), problem);
                               });
                             },
                         .on_step =
                             [this](StepReport report) {
-                              http_->post([this, report = std::move(report)] { on_step(report); });
+                              http_->post(
+                                  [this, report = std::move(report)] { table_.on_step(report); });
                             }});
+  http_->post([this] { load_first(); });
   tick();
   http_->run({.check_head = [this](const HttpRequest& request) { return check_head(request); },
               .handle = [this](std::shared_ptr<Exchange> exchange) { handle(std::move(exchange)); },
@@ -170,17 +178,32 @@ Status ServerImpl::run(LoadModel load) {
   return ok();
 }
 
-void ServerImpl::on_loaded(const ServedModel* model, const std::string& problem) {
-  if (model == nullptr) {
+/// The others are loaded when somebody asks for them; without this one the server ends.
+void ServerImpl::load_first() {
+  host_.acquire(
+      0, Clock::now(),
+      [this](const std::shared_ptr<const ServedModel>& served, const Refusal& refusal) {
+        if (served == nullptr) {
+          if (problem_.empty()) problem_ = refusal->message;
+          return http_->stop();
+        }
+        is_ready_ = true;
+        calls_.log(fmt::format("{} is ready on http://{}:{} (context {}, up to {} at once)",
+                               served->names.front(), options_.host, port(), served->n_ctx(),
+                               served->max_sequences));
+        host_.release(0, Clock::now());
+      });
+}
+
+void ServerImpl::on_loaded(ModelIndex model, std::shared_ptr<const ServedModel> served,
+                           const std::string& problem) {
+  if (served) {
+    metrics_.models[model].on_loaded(*served);
+    calls_.log(served->names.front() + ": " + served->memory_plan);
+  } else if (!is_ready_) {
     problem_ = problem;
-    http_->stop();
-    return;
   }
-  model_ = model;
-  metrics_.weight_bytes = model->weight_bytes;
-  calls_.log(fmt::format("{} is ready on http://{}:{} (context {}, up to {} at once)",
-                         model->names.front(), options_.host, port(), model->n_ctx(),
-                         model->max_sequences));
+  host_.on_loaded(model, std::move(served), problem, Clock::now());
 }
 
 void ServerImpl::on_signal(int signal) {
@@ -199,41 +222,26 @@ void ServerImpl::reload_keys() {
 void ServerImpl::drain() {
   if (drains_) return;
   drains_ = true;
-  calls_.log(fmt::format("ending: {} requests are finished first, for at most {} s", active_.size(),
+  table_.drain();
+  calls_.log(fmt::format("ending: {} requests are finished first, for at most {} s", table_.size(),
                          options_.drain_seconds));
-  http_->after(options_.drain_seconds, [this] {
-    std::vector<CallId> left;
-    for (const auto& [id, call] : active_) left.push_back(id);
-    for (const CallId id : left) fail_call(id, busy("the server is shutting down"), "abort");
-  });
+  http_->after(options_.drain_seconds,
+               [this] { table_.fail_all(busy("the server is shutting down")); });
   end_when_idle();
 }
 
 void ServerImpl::end_when_idle() {
   constexpr double pause_seconds = 0.05, flush_seconds = 0.2;
-  if (!active_.empty()) return http_->after(pause_seconds, [this] { end_when_idle(); });
+  if (!table_.is_empty()) return http_->after(pause_seconds, [this] { end_when_idle(); });
   if (std::exchange(ends_, true)) return;
   http_->after(flush_seconds, [this] { http_->stop(); });
 }
 
-/// Every second: comments into silent streams, requests that took too long.
+/// Every second.
 void ServerImpl::tick() {
   const TimePoint now = Clock::now();
-  std::vector<CallId> late;
-  for (auto& [id, call] : active_) {
-    if (!call.answer) continue;
-    if (seconds_between(call.arrival, now) > options_.request_seconds) late.push_back(id);
-    if (seconds_between(call.answer->last_sent(), now) > options_.keep_alive_seconds) {
-      call.answer->keep_alive();
-    }
-  }
-  for (const CallId id : late) {
-    fail_call(id,
-              {.status = 504,
-               .message = fmt::format("the answer took longer than {} s", options_.request_seconds),
-               .code = "timeout"},
-              "abort");
-  }
+  table_.tick(now);
+  host_.tick(now);
   http_->after(1, [this] { tick(); });
 }
 
@@ -268,7 +276,7 @@ std::optional<HttpResponse> ServerImpl::check_head(const HttpRequest& request) {
   }
   if (route->is_open) return {};
   if (drains_) return refuse(busy("the server is shutting down"));
-  if (model_ == nullptr) return refuse(busy("the model is being loaded"));
+  if (!is_ready_) return refuse(busy("the model is being loaded"));
   return {};
 }
 
@@ -281,33 +289,70 @@ void ServerImpl::handle(std::shared_ptr<Exchange> exchange) {
   call.request_id = request_id(request, [&] { return "req-" + new_id(); });
   call.headers = common_headers(request, options_.cors_origins);
   call.headers.emplace_back("X-Request-Id", call.request_id);
-  if (!route->endpoint) return respond(call, get(route->name, request));
-  exchange->when_gone([this, id] { on_gone(id); });
-  active_.emplace(id, std::move(call));
-  const bool is_taken = worker_->submit(
-      [this, id, exchange, endpoint = *route->endpoint, model = model_, seed = random_()] {
-        Prepared prepared;
-        try {
-          prepared = prepare(endpoint, exchange->request().body, *model, seed);
-        } catch (const std::bad_alloc&) {
-          prepared.refusal = ApiError{.status = 500, .message = "out of memory for this request"};
-        }
-        http_->post([this, id, prepared = std::make_shared<Prepared>(std::move(prepared))] {
-          on_prepared(id, std::move(*prepared));
-        });
-      });
-  if (!is_taken) {
-    ++metrics_.n_rejected;
-    fail_call(id, busy("too many requests are waiting to be read"), "error");
-  }
+  if (!route->endpoint) return table_.respond(call, get(route->name, request));
+  exchange->when_gone([this, id] { table_.on_gone(id); });
+  table_.add(std::move(call));
+  read(id, *route->endpoint);
 }
+
+/// Off the I/O thread; what it throws is an answer.
+void ServerImpl::submit_work(CallId id, std::function<void()> work) {
+  const bool is_taken = worker_->submit([this, id, work = std::move(work)] {
+    try {
+      work();
+    } catch (const std::bad_alloc&) {
+      http_->post([this, id] {
+        table_.fail(id, {.status = 500, .message = "out of memory for this request"}, "error");
+      });
+    }
+  });
+  if (!is_taken) table_.fail(id, busy("too many requests are waiting to be read"), "error");
+}
+
+/// First the body, which says which model it is for.
+void ServerImpl::read(CallId id, Endpoint endpoint) {
+  submit_work(id, [this, id, endpoint, exchange = table_.find(id)->exchange] {
+    auto parsed = std::make_shared<ParsedBody>(parse_body(endpoint, exchange->request().body));
+    http_->post([this, id, endpoint, parsed] { on_parsed(id, endpoint, parsed); });
+  });
+}
+
+void ServerImpl::on_parsed(CallId id, Endpoint endpoint, std::shared_ptr<ParsedBody> parsed) {
+  Call* const call = table_.find(id);
+  if (call == nullptr) return;  // the client has gone meanwhile
+  if (parsed->refusal) return table_.fail(id, *parsed->refusal, "error");
+  call->model = host_.find(parsed->model);
+  if (!call->model) return table_.fail(id, unknown_model(), "error");
+  host_.acquire(*call->model, Clock::now(),
+                [this, id, endpoint, parsed, model = *call->model](
+                    std::shared_ptr<const ServedModel> served, const Refusal& refusal) {
+                  if (refusal) return table_.fail(id, *refusal, "error");
+                  Call* const waiting = table_.find(id);
+                  if (waiting == nullptr) return host_.release(model, Clock::now());
+                  waiting->served = std::move(served);
+                  prepare_call(id, endpoint, parsed);
+                });
+}
+
+void ServerImpl::prepare_call(CallId id, Endpoint endpoint,
+                              const std::shared_ptr<ParsedBody>& parsed) {
+  const Call& call = *table_.find(id);
+  RequestScope scope{
+      .random_seed = random_(),
+      .key_salt = keys_.cache_salt(call.exchange->request().header("authorization"))};
+  submit_work(id, [this, id, endpoint, parsed, served = call.served, scope = std::move(scope)] {
+    auto prepared = std::make_shared<Prepared>(prepare(endpoint, parsed->json, *served, scope));
+    http_->post([this, id, prepared] { table_.on_prepared(id, std::move(*prepared)); });
+  });
+}
+
+// ---- what can be read
 
 HttpResponse ServerImpl::get(RouteName route, const HttpRequest& request) {
   HttpResponse response;
   switch (route) {
     case RouteName::models:
-      response.body =
-          dump({{"object", "list"}, {"data", Json::array({model_json(model_->names.front())})}});
+      response.body = dump({{"object", "list"}, {"data", models_json()}});
       return response;
     case RouteName::model:
       return model_named(request.path);
@@ -317,10 +362,7 @@ HttpResponse ServerImpl::get(RouteName route, const HttpRequest& request) {
     case RouteName::health:
       return health();
     case RouteName::metrics:
-      metrics_.n_connections = http_->n_connections();
-      response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-      response.body = metrics_.text(model_ == nullptr ? "" : model_->names.front());
-      return response;
+      return metrics_page();
     case RouteName::version:
       response.body = dump({{"version", LOWBIT_VERSION}});
       return response;
@@ -335,10 +377,25 @@ HttpResponse ServerImpl::get(RouteName route, const HttpRequest& request) {
   }
 }
 
+HttpResponse ServerImpl::metrics_page() {
+  metrics_.n_connections = http_->n_connections();
+  metrics_.memory_bytes = host_.memory_bytes();
+  metrics_.memory_used_bytes = host_.used_bytes();
+  std::vector<std::string> names;
+  for (ModelIndex model = 0; model < host_.n_models(); ++model) {
+    names.push_back(host_.source(model).names.front());
+    metrics_.models[model].n_waiting_for_load = static_cast<std::int64_t>(host_.n_waiting(model));
+  }
+  HttpResponse response;
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  response.body = metrics_.text(names, Clock::now());
+  return response;
+}
+
 HttpResponse ServerImpl::health() {
-  if (model_ == nullptr) return to_response(busy("the model is being loaded"));
+  if (!is_ready_) return to_response(busy("the model is being loaded"));
   if (drains_) return to_response(busy("the server is shutting down"));
-  if (!jobs_.empty() && engine_->seconds_silent() > longest_silence_seconds) {
+  if (table_.has_jobs() && engine_->seconds_silent() > longest_silence_seconds) {
     return to_response(busy("the engine has stopped answering"));
   }
   HttpResponse response;
@@ -346,221 +403,31 @@ HttpResponse ServerImpl::health() {
   return response;
 }
 
-Json ServerImpl::model_json(const std::string& name) const {
-  return {
-      {"id", name},           {"object", "model"},           {"created", started_},
-      {"owned_by", "lowbit"}, {"root", model_->description}, {"max_model_len", model_->n_ctx()}};
+Json ServerImpl::model_json(ModelIndex model) const {
+  const ModelSource& source = host_.source(model);
+  const std::int64_t n_ctx = host_.n_ctx(model);
+  return {{"id", source.names.front()},
+          {"object", "model"},
+          {"created", started_},
+          {"owned_by", "lowbit"},
+          {"root", source.description},
+          {"max_model_len", n_ctx == 0 ? Json() : Json(n_ctx)},
+          {"loaded", host_.state(model) == ModelHost::State::loaded}};
+}
+
+Json ServerImpl::models_json() const {
+  Json models = Json::array();
+  for (ModelIndex model = 0; model < host_.n_models(); ++model) models.push_back(model_json(model));
+  return models;
 }
 
 HttpResponse ServerImpl::model_named(const std::string& path) const {
   constexpr std::string_view before = "/v1/models/";
-  const std::string name = percent_decoded(std::string_view(path).substr(before.size()));
-  if (std::ranges::find(model_->names, name) == model_->names.end()) {
-    return to_response({.status = 404,
-                        .message = "that model is not served here; /v1/models lists what is",
-                        .param = "model",
-                        .code = "model_not_found"});
-  }
+  const auto model = host_.find(percent_decoded(std::string_view(path).substr(before.size())));
+  if (!model) return to_response(unknown_model());
   HttpResponse response;
-  response.body = dump(model_json(model_->names.front()));
+  response.body = dump(model_json(*model));
   return response;
-}
-
-void ServerImpl::on_prepared(CallId id, Prepared prepared) {
-  const auto at = active_.find(id);
-  if (at == active_.end()) return;  // the client has gone meanwhile
-  Call& call = at->second;
-  if (!prepared.ignored.empty()) {
-    call.headers.emplace_back("X-Lowbit-Ignored", field_names(prepared.ignored));
-  }
-  if (!prepared.refusal && !prepared.reply) prepared.refusal = check_queue(prepared);
-  if (prepared.refusal) return fail_call(id, *prepared.refusal, "error");
-  if (prepared.reply) {
-    HttpResponse response;
-    response.body = dump(*prepared.reply);
-    respond(call, std::move(response));
-    active_.erase(id);
-    return;
-  }
-  start_answer(call, prepared);
-}
-
-Refusal ServerImpl::check_queue(const Prepared& prepared) const {
-  const std::int64_t n_jobs = static_cast<std::int64_t>(jobs_.size() + prepared.jobs.size());
-  const bool is_full = n_jobs > model_->max_sequences + options_.max_queued;
-  const bool is_long =
-      n_queued_tokens_ > 0 && n_queued_tokens_ + prepared.n_prompt > options_.max_queued_tokens;
-  if (!is_full && !is_long) return {};
-  return busy("the queue is full; try again in a moment");
-}
-
-void ServerImpl::start_answer(Call& call, Prepared& prepared) {
-  const Generation& generation = prepared.generation;
-  FormatOptions format{.head = {.id = new_id(),
-                                .model = model_->names.front(),
-                                .created = std::time(nullptr),
-                                .fingerprint = "lowbit-" LOWBIT_VERSION},
-                       .tokenizer = &model_->tokenizer(),
-                       .has_logprobs = generation.n_top_logprobs.has_value(),
-                       .as_base64 = prepared.as_base64};
-  AnswerOptions options;
-  options.format = format_of(prepared.endpoint, format);
-  options.n_choices = prepared.jobs.size();
-  options.echoes = std::move(prepared.echoes);
-  options.stop_ids = generation.stop_ids;
-  options.ignore_end = generation.ignore_end;
-  options.stream = generation.stream;
-  options.include_usage = generation.include_usage;
-  options.has_tools = prepared.has_tools;
-  options.call_id_prefix = "call_" + format.head.id + "-";
-  options.n_prompt = prepared.n_prompt;
-  options.headers = call.headers;
-  call.n_prompt = prepared.n_prompt;
-  call.answer = std::make_unique<Answer>(call.exchange, std::move(options), model_->tokenizer());
-  metrics_.n_choices.add(static_cast<double>(generation.n_choices));
-  if (generation.max_tokens) {
-    metrics_.max_tokens.add(static_cast<double>(*generation.max_tokens));
-  }
-  for (std::size_t choice = 0; choice < prepared.jobs.size(); ++choice) {
-    Job& job = prepared.jobs[choice];
-    job.id = next_job_++;
-    call.jobs.push_back(job.id);
-    const auto n_prompt = static_cast<std::int64_t>(job.request.prompt.size());
-    jobs_[job.id] = {.call = call.id, .choice = choice, .n_prompt = n_prompt, .last_token = {}};
-    n_queued_tokens_ += n_prompt;
-  }
-  engine_->submit(std::move(prepared.jobs));
-}
-
-// ---- answers
-
-void ServerImpl::on_step(const StepReport& report) {
-  metrics_.engine = report.state;
-  if (report.step_seconds > 0) metrics_.step.add(report.step_seconds);
-  for (const JobOutput& output : report.outputs) on_output(output, report);
-}
-
-void ServerImpl::on_output(const JobOutput& output, const StepReport& report) {
-  const auto at = jobs_.find(output.id);
-  if (at == jobs_.end()) return;  // cancelled
-  JobPlace& job = at->second;
-  const CallId id = job.call;
-  const std::size_t choice = job.choice;
-  Call& call = active_.at(id);
-  n_queued_tokens_ -= std::exchange(job.n_prompt, 0);
-  if (output.output.token) {
-    ++metrics_.n_generation_tokens;
-    if (++job.n_tokens == 1) {
-      metrics_.ttft.add(seconds_between(call.arrival, report.time));
-    } else {
-      metrics_.inter_token.add(seconds_between(job.last_token, report.time));
-    }
-    job.last_token = report.time;
-  }
-  if (!output.error.empty()) {
-    return fail_call(id, {.message = output.error}, "error");
-  }
-  const bool has_ended = output.output.finish.has_value();
-  if (has_ended) {
-    metrics_.generation_tokens.add(static_cast<double>(job.n_tokens));
-    jobs_.erase(at);
-  }
-  call.answer->add(choice, output, report.time);
-  if (has_ended) ++metrics_.finished[call.answer->finish_of(choice)];
-  if (call.answer->is_done()) finish(id, call.answer->finish_of(choice));
-}
-
-void ServerImpl::finish(CallId id, std::string_view reason) {
-  const auto at = active_.find(id);
-  if (at == active_.end()) return;
-  Call& call = at->second;
-  cancel_jobs(call);
-  const TimePoint now = Clock::now();
-  metrics_.n_prompt_tokens += call.n_prompt;
-  if (call.answer) {
-    metrics_.prompt_tokens.add(static_cast<double>(call.n_prompt));
-    metrics_.e2e.add(seconds_between(call.arrival, now));
-    const std::int64_t n_more = call.answer->usage().n_completion - 1;
-    if (n_more > 0 && call.answer->n_choices() == 1) {
-      metrics_.per_output_token.add(seconds_between(*call.answer->first_token(), now) /
-                                    static_cast<double>(n_more));
-    }
-  }
-  const int status = call.answer ? call.answer->status() : 0;
-  if (status != 0) ++metrics_.answered[status];
-  log_call(call, status, reason);
-  active_.erase(at);
-}
-
-void ServerImpl::cancel_jobs(Call& call) {
-  for (const JobId id : call.jobs) {
-    const auto at = jobs_.find(id);
-    if (at == jobs_.end()) continue;
-    n_queued_tokens_ -= at->second.n_prompt;
-    ++metrics_.finished["abort"];
-    jobs_.erase(at);
-    engine_->cancel(id);
-  }
-  call.jobs.clear();
-}
-
-void ServerImpl::on_gone(CallId id) {
-  const auto at = active_.find(id);
-  if (at == active_.end()) return;
-  if (at->second.answer) at->second.answer->give_up();
-  finish(id, "gone");
-}
-
-void ServerImpl::fail_call(CallId id, const ApiError& error, std::string_view reason) {
-  const auto at = active_.find(id);
-  if (at == active_.end()) return;
-  Call& call = at->second;
-  if (error.status == 503 && !drains_) ++metrics_.n_rejected;
-  if (call.answer) {
-    call.answer->fail(error);
-    return finish(id, reason);
-  }
-  HttpResponse response = to_response(error);
-  // Repeating cannot help: the client is told so, because it repeats 5xx by itself.
-  if (error.status >= 500 && error.retry_after == 0) {
-    response.headers.emplace_back("x-should-retry", "false");
-  }
-  respond(call, std::move(response));
-  active_.erase(id);
-}
-
-void ServerImpl::respond(Call& call, HttpResponse response) {
-  response.headers.insert(response.headers.end(), call.headers.begin(), call.headers.end());
-  response.close = response.close || drains_;
-  ++metrics_.answered[response.status];
-  if (call.exchange->request().method == "POST") log_call(call, response.status, "");
-  call.exchange->respond(std::move(response));
-}
-
-void ServerImpl::log_call(const Call& call, int status, std::string_view reason) {
-  if (!calls_.request) return;
-  const TimePoint now = Clock::now();
-  const auto milliseconds = [&](TimePoint time) {
-    return std::round(seconds_between(call.arrival, time) * 1e6) / 1e3;
-  };
-  Json line = {{"time", std::time(nullptr)},
-               {"request_id", call.request_id},
-               {"method", call.exchange->request().method},
-               {"path", call.exchange->request().path},
-               {"status", status},
-               {"total_ms", milliseconds(now)}};
-  if (call.answer) {
-    const Usage& usage = call.answer->usage();
-    line["stream"] = call.answer->is_streaming();
-    line["prompt_tokens"] = usage.n_prompt;
-    line["cached_tokens"] = usage.n_cached;
-    line["completion_tokens"] = usage.n_completion;
-    line["ttft_ms"] = call.answer->first_token() ? Json(milliseconds(*call.answer->first_token()))
-                                                 : Json(nullptr);
-    line["finish"] = reason;
-    line["client_gone"] = reason == "gone";
-  }
-  calls_.request(dump(line));
 }
 
 std::string ServerImpl::new_id() {
@@ -569,12 +436,14 @@ std::string ServerImpl::new_id() {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::create(ServerOptions options, Calls calls) {
+Result<std::unique_ptr<Server>> Server::create(ServerOptions options,
+                                               std::vector<ModelSource> sources, Calls calls) {
   auto keys = ApiKeys::load(options.api_key_file, options.api_keys);
   if (!keys) return std::move(keys).error();
   auto http = HttpServer::listen(options.host, options.port, options.http);
   if (!http) return std::move(http).error();
-  return std::unique_ptr<Server>(std::make_unique<ServerImpl>(std::move(options), std::move(calls),
+  return std::unique_ptr<Server>(std::make_unique<ServerImpl>(std::move(options),
+                                                              std::move(sources), std::move(calls),
                                                               *std::move(keys), *std::move(http)));
 }
 

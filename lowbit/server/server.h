@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// lowbit serve without its command line: one I/O thread that speaks HTTP and keeps all state, one
-// thread that reads requests (worker.h), one that owns the engine (engine_loop.h). They pass values
-// and share nothing that changes.
+// lowbit serve without its command line: one I/O thread that speaks HTTP and keeps all state
+// (call_table.h: requests on their way, model_host.h: models), one thread that reads requests
+// (worker.h), one that owns the engines (engine_loop.h). They pass values and share nothing that
+// changes.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,9 @@ struct ServerOptions {
   double drain_seconds = 15;                 // from SIGTERM to cutting what still runs
   double request_seconds = 600;              // from arrival to the last token
   double keep_alive_seconds = 15;            // between comments in a silent stream
+  std::int64_t memory_bytes = 0;             // weights and KV caches of all loaded models
+  double idle_unload_seconds = 0;            // unused for so long: unloaded; 0: never
+  double load_wait_seconds = 60;             // that a request waits for memory of another model
   std::string api_key_file;                  // "": everyone may ask, unless api_keys has some
   std::vector<std::string> api_keys = {};
   std::vector<std::string> cors_origins = {};  // besides pages on this machine; "*": all
@@ -37,13 +41,15 @@ class Server {
     std::function<void(const std::string& json)>
         request;  // one JSON object per request; may be null
   };
-  /// Listens; the model is loaded in run(). Errors: the address, the keys.
-  static Result<std::unique_ptr<Server>> create(ServerOptions options, Calls calls);
+  /// Listens; the first model is loaded in run(), the others when they are asked for. Errors: the
+  /// address, the keys.
+  static Result<std::unique_ptr<Server>> create(ServerOptions options,
+                                                std::vector<ModelSource> models, Calls calls);
   virtual ~Server() = default;
   virtual int port() const = 0;
-  /// Serves until SIGTERM or SIGINT has been obeyed (or stop() was called). Errors: the model could
-  /// not be loaded.
-  virtual Status run(LoadModel load) = 0;
+  /// Serves until SIGTERM or SIGINT has been obeyed (or stop() was called). Errors: the first model
+  /// could not be loaded.
+  virtual Status run() = 0;
   /// Any thread; as SIGTERM.
   virtual void stop() = 0;
 };
