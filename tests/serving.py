@@ -42,7 +42,7 @@ class Server:
             line = self.process.stderr.readline()
             assert line, f"the server ended: {self.said}"
             self.said.append(line)
-            if found := re.search(r"listening on http://[^ ]*:(\d+)$", line.strip()):
+            if found := re.search(r"listening on https?://[^ ]*:(\d+)$", line.strip()):
                 self.port = int(found[1])
                 break
         if wait:

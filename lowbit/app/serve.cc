@@ -120,7 +120,8 @@ Exit serve(const Options& options) {
   server_options.memory_bytes = *memory;
   auto server = Server::create(server_options, *std::move(sources), std::move(calls));
   if (!server) return fail(server.error());
-  spdlog::info("listening on http://{}:{}", options.server.host, (*server)->port());
+  spdlog::info("listening on {}://{}:{}", server_options.tls.certificate.empty() ? "http" : "https",
+               server_options.host, (*server)->port());
   const Status done = (*server)->run();
   if (!done) return fail(done.error());
   return Exit::ok;
@@ -244,6 +245,13 @@ void add_serve(CLI::App& parser, Context& context) {
           "there is memory for)")
       ->check(tokens);
   add_memory(*command, *options);
+  CLI::Option* const key =
+      command->add_option("--ssl-keyfile", server.tls.key, "PEM file with the certificate's key");
+  CLI::Option* const certificate = command->add_option(
+      "--ssl-certfile", server.tls.certificate,
+      "PEM file with a certificate chain: HTTPS instead of HTTP; SIGHUP reads it again");
+  certificate->needs(key);
+  key->needs(certificate);
   command->add_option("--api-key", server.api_keys, "a key that clients must send; may be repeated")
       ->take_all();
   command->add_option("--api-key-file", server.api_key_file,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only file of the server that knows Boost. A connection is one coroutine that reads a request,
-// hands it over and writes the answer as it comes; timers and the watch for a client that leaves
-// cancel what it waits for.
+// The only file of the server besides tls_relay.cc that knows Boost. A connection is one coroutine
+// that reads a request, hands it over and writes the answer as it comes; timers and the watch for a
+// client that leaves cancel what it waits for.
 #include "lowbit/server/http_server.h"
 
 #include <sys/socket.h>
@@ -28,6 +28,8 @@
 #include <exception>
 
 #include <fmt/format.h>
+
+#include "lowbit/server/tls_relay.h"
 
 // g++ 12 does not see that Asio's coroutine frames pair their own operator new and delete.
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
@@ -155,7 +157,8 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
 class ServerImpl final : public HttpServer {
  public:
-  explicit ServerImpl(const HttpLimits& limits) : limits_(limits), acceptor_(context_) {}
+  ServerImpl(const HttpLimits& limits, TlsFiles tls)
+      : limits_(limits), tls_files_(std::move(tls)), acceptor_(context_) {}
   ~ServerImpl() override {
     // Coroutines that still wait own connections, which count themselves down here.
     context_.stop();
@@ -168,6 +171,7 @@ class ServerImpl final : public HttpServer {
   }
   std::int64_t n_connections() const override { return n_connections_; }
   void run(Handlers handlers) override;
+  Status reload_tls() override;
   void stop() override { context_.stop(); }
   void post(std::function<void()> call) override { net::post(context_, std::move(call)); }
   void after(double seconds, std::function<void()> call) override;
@@ -182,6 +186,8 @@ class ServerImpl final : public HttpServer {
   void wait_for_signal(std::shared_ptr<net::signal_set> set, std::function<void(int)> call);
 
   const HttpLimits limits_;
+  const TlsFiles tls_files_;
+  TlsContext tls_;  // null: plain HTTP
   Handlers handlers_;
   std::int64_t n_connections_ = 0;  // before context_: connections die with it
   net::io_context context_{1};      // one thread
@@ -504,6 +510,7 @@ net::awaitable<void> ServerImpl::accept() {
     }
     error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
+    if (n_connections_ >= limits_.n_connections && tls_ != nullptr) continue;
     if (n_connections_ >= limits_.n_connections) {
       HttpResponse busy = handlers_.refuse(503, "too many connections");
       busy.close = true;
@@ -514,8 +521,21 @@ net::awaitable<void> ServerImpl::accept() {
       socket.write_some(net::buffer(text), ignored);
       continue;
     }
+    if (tls_ != nullptr) {
+      auto plain = relay_tls(std::move(socket), tls_, limits_);
+      if (!plain) continue;
+      socket = *std::move(plain);
+    }
     std::make_shared<Connection>(std::move(socket), *this)->start();
   }
+}
+
+Status ServerImpl::reload_tls() {
+  if (tls_files_.certificate.empty()) return ok();
+  auto loaded = load_tls(tls_files_);
+  if (!loaded) return std::move(loaded).error();
+  tls_ = *std::move(loaded);
+  return ok();
 }
 
 void ServerImpl::run(Handlers handlers) {
@@ -557,8 +577,10 @@ void ServerImpl::wait_for_signal(std::shared_ptr<net::signal_set> set,
 }  // namespace
 
 Result<std::unique_ptr<HttpServer>> HttpServer::listen(const std::string& host, int port,
-                                                       const HttpLimits& limits) {
-  auto server = std::make_unique<ServerImpl>(limits);
+                                                       const HttpLimits& limits,
+                                                       const TlsFiles& tls) {
+  auto server = std::make_unique<ServerImpl>(limits, tls);
+  if (Status ready = server->reload_tls(); !ready) return std::move(ready).error();
   if (Status opened = server->open(host, port); !opened) return std::move(opened).error();
   return std::unique_ptr<HttpServer>(std::move(server));
 }

@@ -28,6 +28,11 @@ struct HttpLimits {
   std::int64_t n_connections = 16000;
 };
 
+/// Both PEM; "": no TLS.
+struct TlsFiles {
+  std::string certificate, key;
+};
+
 class HttpServer {
  public:
   struct Handlers {
@@ -38,15 +43,17 @@ class HttpServer {
     std::function<HttpResponse(int status, const std::string& message)> refuse;
   };
 
-  /// port 0: any free one. Errors name the address.
+  /// port 0: any free one. Errors name the address, or the certificate.
   static Result<std::unique_ptr<HttpServer>> listen(const std::string& host, int port,
-                                                    const HttpLimits& limits);
+                                                    const HttpLimits& limits, const TlsFiles& tls);
   virtual ~HttpServer() = default;
 
   virtual int port() const = 0;
   virtual std::int64_t n_connections() const = 0;
   /// Serves until stop(). Handlers, posted functions, timers and signals all run in here.
   virtual void run(Handlers handlers) = 0;
+  /// Reads the certificate again, for the connections that come; on an error the old one stays.
+  virtual Status reload_tls() = 0;
   /// Any thread. run() returns soon; answers that have not ended are cut.
   virtual void stop() = 0;
   /// Any thread.

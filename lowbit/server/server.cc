@@ -80,7 +80,7 @@ class ServerImpl final : public Server {
                  const std::string& problem);
   void tick();
   void on_signal(int signal);
-  void reload_keys();
+  void reload_files();
   void drain();
   void end_when_idle();
 
@@ -90,6 +90,7 @@ class ServerImpl final : public Server {
   ModelHost::Calls host_calls();
   Json model_json(ModelIndex model) const;
   Json models_json() const;
+  std::string_view scheme() const { return options_.tls.certificate.empty() ? "http" : "https"; }
   std::string new_id();
 
   const ServerOptions options_;
@@ -180,19 +181,18 @@ Status ServerImpl::run() {
 
 /// The others are loaded when somebody asks for them; without this one the server ends.
 void ServerImpl::load_first() {
-  host_.acquire(
-      0, Clock::now(),
-      [this](const std::shared_ptr<const ServedModel>& served, const Refusal& refusal) {
-        if (served == nullptr) {
-          if (problem_.empty()) problem_ = refusal->message;
-          return http_->stop();
-        }
-        is_ready_ = true;
-        calls_.log(fmt::format("{} is ready on http://{}:{} (context {}, up to {} at once)",
-                               served->names.front(), options_.host, port(), served->n_ctx(),
-                               served->max_sequences));
-        host_.release(0, Clock::now());
-      });
+  host_.acquire(0, Clock::now(),
+                [this](const std::shared_ptr<const ServedModel>& served, const Refusal& refusal) {
+                  if (served == nullptr) {
+                    if (problem_.empty()) problem_ = refusal->message;
+                    return http_->stop();
+                  }
+                  is_ready_ = true;
+                  calls_.log(fmt::format("{} is ready on {}://{}:{} (context {}, up to {} at once)",
+                                         served->names.front(), scheme(), options_.host, port(),
+                                         served->n_ctx(), served->max_sequences));
+                  host_.release(0, Clock::now());
+                });
 }
 
 void ServerImpl::on_loaded(ModelIndex model, std::shared_ptr<const ServedModel> served,
@@ -207,16 +207,19 @@ void ServerImpl::on_loaded(ModelIndex model, std::shared_ptr<const ServedModel> 
 }
 
 void ServerImpl::on_signal(int signal) {
-  if (signal == SIGHUP) return reload_keys();
+  if (signal == SIGHUP) return reload_files();
   if (drains_) return http_->stop();
   drain();
 }
 
-void ServerImpl::reload_keys() {
+void ServerImpl::reload_files() {
+  if (const Status read = http_->reload_tls(); !read) {
+    calls_.log(read.error().message() + "; the old certificate stays");
+  }
   auto keys = ApiKeys::load(options_.api_key_file, options_.api_keys);
   if (!keys) return calls_.log(keys.error().message() + "; the old keys stay");
   keys_ = *std::move(keys);
-  calls_.log("API keys read again");
+  calls_.log("API keys and certificates read again");
 }
 
 void ServerImpl::drain() {
@@ -440,7 +443,7 @@ Result<std::unique_ptr<Server>> Server::create(ServerOptions options,
                                                std::vector<ModelSource> sources, Calls calls) {
   auto keys = ApiKeys::load(options.api_key_file, options.api_keys);
   if (!keys) return std::move(keys).error();
-  auto http = HttpServer::listen(options.host, options.port, options.http);
+  auto http = HttpServer::listen(options.host, options.port, options.http, options.tls);
   if (!http) return std::move(http).error();
   return std::unique_ptr<Server>(std::make_unique<ServerImpl>(std::move(options),
                                                               std::move(sources), std::move(calls),

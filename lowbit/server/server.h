@@ -21,6 +21,7 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int port = 8000;
   HttpLimits http = {};
+  TlsFiles tls = {};
   std::int64_t max_queued = 512;             // requests beyond those that can run at once
   std::int64_t max_queued_tokens = 1 << 20;  // prompt tokens that have not been answered yet
   double drain_seconds = 15;                 // from SIGTERM to cutting what still runs
