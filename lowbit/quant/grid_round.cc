@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "lowbit/quant/grid_group.h"
 #include "lowbit/quant/group_walk.h"
@@ -32,6 +34,25 @@ struct GridTask {
   std::optional<StoredCode> super_scale;
   bool searched;
 };
+
+/// 0 .. n - 1: the ends first, then the middles of what lies between those before. So most scales
+/// are asked for between two neighbours, and where those have the same nearest row nothing is
+/// searched (grid_search.h).
+template <std::size_t n>
+constexpr std::array<std::size_t, n> bisection_order() {
+  std::array<std::size_t, n> order{0, n - 1};
+  std::array<std::pair<std::size_t, std::size_t>, n> between{{{0, n - 1}}};
+  std::size_t n_between = 1;
+  for (std::size_t next = 0, at = 2; at < n; ++next) {
+    const auto [first, last] = between[next];
+    if (last - first < 2) continue;
+    const std::size_t middle = (first + last) / 2;
+    order[at++] = middle;
+    if (middle - first > 1) between[n_between++] = {first, middle};
+    if (last - middle > 1) between[n_between++] = {middle, last};
+  }
+  return order;
+}
 
 /// The groups that share a scale of scales; one group where there is none. Its numbers are worked
 /// on times a power of two that brings them below 1: no square leaves the range of f32.
@@ -102,11 +123,14 @@ class GridBlock {
       return true;
     };
     // The largest number reaches half of the grid's largest, up to a number four times too large.
-    constexpr int n_steps = 26;
+    constexpr std::size_t n_scales = 27;
     constexpr float widest_scale = 2, step = 0.9231f;  // step^26 = 1/8
+    static constexpr std::array order = bisection_order<n_scales>();
     if (fullest > 0) {
-      float scale = fullest * widest_scale;
-      for (int i = 0; i <= n_steps; ++i, scale *= step) consider(scale);
+      std::array<float, n_scales> scales;
+      scales[0] = fullest * widest_scale;
+      for (std::size_t i = 1; i < n_scales; ++i) scales[i] = scales[i - 1] * step;
+      for (const std::size_t i : order) consider(scales[i]);
     }
     constexpr int max_refits = 4;
     for (int i = 0; i < max_refits && best > 0 && consider(best); ++i) {
