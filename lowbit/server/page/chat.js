@@ -12,6 +12,8 @@ const ideas = [
   "Plan a rainy Sunday in a small town, as a table.",
 ];
 const numbers = ["temperature", "top_p", "max_tokens", "seed"];
+// Plain sampling, a server's default, is more than small models bear. An empty field leaves it to the server.
+const defaults = { temperature: "0.7", top_p: "0.95" };
 const nearEnd = 80; // pixels: who is this close to the end of the page wants to stay there
 
 /** {role, content}; of answers also model, stats, finish ("stop", "length", "stopped") and fault, a sentence. */
@@ -335,11 +337,11 @@ function clear() {
 export function start(onFault) {
   reportFault = onFault;
   const kept = load("settings", {});
-  for (const name of ["system", ...numbers]) byId(name).value = kept[name] ?? "";
+  for (const name of ["system", ...numbers]) byId(name).value = kept[name] ?? defaults[name] ?? "";
   byId("settings").addEventListener("input", keepSettings);
   byId("settings").addEventListener("submit", (event) => event.preventDefault());
   byId("reset-settings").addEventListener("click", () => {
-    for (const name of ["system", ...numbers]) byId(name).value = "";
+    for (const name of ["system", ...numbers]) byId(name).value = defaults[name] ?? "";
     keepSettings();
   });
   byId("chat-model").addEventListener("change", () => {

@@ -14,8 +14,8 @@ const whole = (value) => Math.round(value).toLocaleString("en");
 const samples = [];
 let watcher = () => {};
 
-/** Figures: read(now, before, oldest) gives a number, or null where the server does not tell; then there is no card.
-    most: the top of the curve's scale, where it is not the curve's own. */
+/** Figures: read(now, before, oldest) gives a number, or null while there is none; an optional card is then hidden.
+    most: the top of the curve's scale, where it is not the curve's own; isKept: a pause does not change it. */
 const figures = [
   {
     name: "Tokens written",
@@ -87,11 +87,20 @@ const figures = [
     detail: () => "put back for want of pages",
   },
   {
+    name: "Memory",
+    unit: "weights and KV caches",
+    read: (now) => now.sum("lowbit:memory_used_bytes"),
+    show: bytes,
+    detail: (now) => `of ${bytes(now.sum("lowbit:memory_budget_bytes") ?? 0)} that models may take`,
+    isOptional: true,
+  },
+  {
     name: "Memory read",
     unit: "GB/s",
     read: (now) => now.sum("lowbit:dram_gbps"),
     show: rate,
     detail: () => "weights and KV pages",
+    isOptional: true,
   },
   {
     name: "Roof",
@@ -100,6 +109,7 @@ const figures = [
     show: percent,
     most: 1,
     detail: () => "of the read bandwidth of this machine",
+    isOptional: true,
   },
 ];
 
@@ -177,7 +187,7 @@ function draw() {
   const oldest = samples[0];
   for (const figure of figures) {
     const value = figure.history.at(-1);
-    figure.card.hidden = !figure.isThere && ["Memory read", "Roof"].includes(figure.name);
+    figure.card.hidden = figure.isOptional && !figure.isThere;
     figure.parts.value.textContent = value === null || value === undefined ? "–" : figure.show(value);
     figure.parts.detail.textContent = figure.detail(now, oldest);
     drawCurve(figure);
@@ -229,7 +239,7 @@ function modelTable(now) {
     const speed = perSecond(before, now, "vllm:generation_tokens_total", model);
     const weights = now.sum("lowbit:weight_bytes", model), kv = now.sum("lowbit:kv_bytes", model);
     return [model, speed === null ? "–" : rate(speed), whole(now.sum("vllm:num_requests_running", model) ?? 0),
-      weights ? bytes(weights) : "not loaded", kv ? bytes(kv) : "–"];
+      weights ? bytes(weights) : now.sum("lowbit:model_loaded", model) === 0 ? "not loaded" : "–", kv ? bytes(kv) : "–"];
   });
   return { title: "Models", head: ["name", "tokens/s", "running", "weights", "KV cache"], rows };
 }

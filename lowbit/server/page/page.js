@@ -25,10 +25,7 @@ function showView() {
 
 // ---- the server: models, key, notices
 
-let retry = 0;
-
 async function connect() {
-  clearTimeout(retry);
   try {
     const models = await listModels();
     byId("key-form").hidden = true;
@@ -50,7 +47,6 @@ function onFault(fault) {
   }
   const text = fault.kind === "loading" ? "The model is being loaded. This page goes on by itself." : fault.message;
   notice(text);
-  retry = setTimeout(connect, 1000);
 }
 
 function notice(text) {
@@ -72,7 +68,7 @@ byId("skip").addEventListener("click", (event) => {
   place.focus();
 });
 
-// The engine's poll sees first that the server has gone or come back.
+// The engine's poll sees first that the server has gone or come back. While a notice is shown it asks again.
 engine.watch((isThere) => {
   byId("state").replaceChildren(make("span", { class: isThere ? "dot" : "dot off" }), isThere ? "Connected" : "Not connected");
   if (isThere && !byId("notice").hidden) connect();
