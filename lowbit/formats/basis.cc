@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "lowbit/base/assert.h"
+#include "lowbit/formats/butterflies.h"
 
 namespace lowbit {
 

@@ -5,7 +5,6 @@
 // stands for the rows that B gives back: row i is B^T w'_i.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -32,19 +31,8 @@ std::string to_string(const Basis& basis);
 std::int64_t hadamard_block_of(std::int64_t n_numbers, std::int64_t most);
 
 /// THE order of additions, for every device: for h = 1, 2, 4 .. block / 2, a = x[i] and b = x[i +
-/// h], where i has the bit h clear, become a + b and a - b. x: whole blocks.
-template <typename Number>
-void add_and_subtract(std::size_t block, std::span<Number> x) {
-  for (std::size_t h = 1; h < block; h *= 2) {
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      if ((i % block & h) != 0) continue;
-      const Number a = x[i], b = x[i + h];
-      x[i] = a + b;
-      x[i + h] = a - b;
-    }
-  }
-}
-/// Adds and subtracts, then x times hadamard_factor(block).
+/// h], where i has the bit h clear, become a + b and a - b; then x times hadamard_factor(block). x:
+/// whole blocks.
 void apply_hadamard(std::int64_t block, std::span<float> x);
 /// 1 / sqrt(block), rounded to f32.
 float hadamard_factor(std::int64_t block);

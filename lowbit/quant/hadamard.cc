@@ -5,7 +5,7 @@
 #include <random>
 
 #include "lowbit/base/assert.h"
-#include "lowbit/formats/basis.h"
+#include "lowbit/formats/butterflies.h"
 
 namespace lowbit {
 namespace {
