@@ -309,7 +309,7 @@ def test_what_is_no_such_server(played):
 def test_our_own_refusals():
     server = Server(TINY, "--api-key", "k")
     refused(bench(server.url), "answered 401")
-    refused(bench(server.url, "--api-key", "k", "-m", "gpt-9"), "answered 404", "gpt-9")
+    refused(bench(server.url, "--api-key", "k", "-m", "gpt-9"), "answered 404", "that model is not served")
     assert server.metric("vllm:generation_tokens_total") == 0
     refused(bench(server.url, "--api-key", "k", "--random-input-len", 300), "no request succeeded", "answered 400")
     assert server.stop() == 0
