@@ -705,7 +705,6 @@ def test_two_models_side_by_side(relay, browser):
     assert [mark.get_attribute("textContent") for mark in browser.all("#sides mark")] == tokens
     for side in browser.all("#sides .side"):
         assert re.search(r"Speed\n[\d.]+ tokens/s\nFirst token\nafter \d", side.text) and "\n60 tokens\n" in side.text, side.text
-        assert re.search(r"Weights\n(–|[\d.]+ [kM]?B)", side.text), side.text
     assert axe_finds(browser) == []
     browser.size(*PHONE)
     assert not scrolls_sideways(browser)
@@ -716,3 +715,24 @@ def test_two_models_side_by_side(relay, browser):
     browser.id("compare-run").click()
     browser.until(lambda: "the same" in browser.id("verdict").text)
     assert browser.id("verdict").text == "Both answers are the same, all 60 tokens of them." and browser.all("#sides mark") == []
+
+
+def test_a_server_of_two_models(q8_0, browser):
+    server = Server(f"plain={TINY}", "--model", f"small={q8_0}")
+    browser.open(server.url, max_tokens="3")
+    browser.until(lambda: browser.js("document.querySelectorAll('#chat-model option').length") == 2)
+    browser.get(server.url + "/#engine")
+    browser.until(lambda: re.search(r"small \S+ 0 not loaded", browser.id("engine-tables").text))
+    browser.get(server.url + "/#compare")
+    browser.id("compare-run").click()
+    browser.until(lambda: browser.id("compare-run").is_displayed() and browser.id("verdict").text)
+    for side in browser.all("#sides .side"):
+        browser.until(lambda side=side: re.search(r"Weights\n[\d.]+ [kM]B", side.text))
+    browser.get(server.url + "/#chat")
+    Select(browser.id("chat-model")).select_by_value("small")
+    browser.say("Hello")
+    browser.wait_for_answer()
+    assert browser.one(".answer .who").text == "small" and "of 256 tokens of context" in browser.id("context").text
+    browser.refresh()  # the choice is kept
+    browser.until(lambda: browser.id("chat-model").get_attribute("value") == "small")
+    assert server.stop() == 0

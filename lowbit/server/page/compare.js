@@ -153,6 +153,8 @@ async function compare() {
   abort = null;
   setBusy(false);
   show();
+  // The weights of a model that was loaded just now stand in the next poll.
+  setTimeout(() => sides.forEach(showStats), 2000);
 }
 
 function setBusy(isBusy) {
@@ -180,7 +182,7 @@ export function setModels(list) {
 }
 
 function showAlone() {
-  const command = "lowbit serve --model small=model.gguf,w=int4.g128 --model large=model.gguf,w=int8.g128";
+  const command = "lowbit serve --model four=model.gguf,w=int4.g32 --model eight=model.gguf,w=int8.channel";
   byId("compare-alone").replaceChildren(
     make("p", {}, `This server has one model, ${models[0]}. With two, for example the same file in two formats, they can be compared here:`),
     make("div", { class: "code" },
