@@ -256,6 +256,7 @@ void ModelMetrics::on_step(const StepReport& report) {
   if (!has_computed) return;
   const double seconds = engine.step.seconds;
   const double kv_bytes = kv_bytes_in_use(engine), n_bytes = roof.bytes(kv_bytes);
+  roof.raise_to(engine.step, kv_bytes);
   const double least_seconds = roof.least_seconds(engine.step, kv_bytes);
   step.add(seconds);
   step_tokens.add(static_cast<double>(engine.step.n_decodes + engine.step.n_prompt_tokens));

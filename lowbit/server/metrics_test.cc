@@ -33,6 +33,18 @@ TEST(StepRoof, IsTheSlowerOfReadingAndComputing) {
   EXPECT_EQ(unknown.least_seconds({.n_decodes = 1}, 50), 0);
 }
 
+TEST(StepRoof, IsAtLeastWhatWasReached) {
+  StepRoof disturbed = roof();
+  disturbed.raise_to({.n_decodes = 1, .n_prompt_tokens = 0, .seconds = 20 / giga}, 50);  // slower
+  EXPECT_DOUBLE_EQ(disturbed.roofs.read_gbs, 10);
+  EXPECT_DOUBLE_EQ(disturbed.roofs.int8_gops, 1);
+  const StepSample fast{.n_decodes = 1, .n_prompt_tokens = 5, .seconds = 10 / giga};
+  disturbed.raise_to(fast, 50);
+  EXPECT_DOUBLE_EQ(disturbed.roofs.read_gbs, 15);
+  EXPECT_DOUBLE_EQ(disturbed.roofs.int8_gops, 6.4);
+  EXPECT_DOUBLE_EQ(disturbed.least_seconds(fast, 50), fast.seconds);
+}
+
 TEST(RecentRoof, ForgetsWhatIsLongAgo) {
   RecentRoof recent;
   const TimePoint start{};
