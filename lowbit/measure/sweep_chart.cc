@@ -301,8 +301,8 @@ std::string sweep_svg(const SweepSetting& setting, std::span<const SweepPoint> p
     x += 40 + 7.5 * static_cast<double>(families[i].size());
   }
   svg += fmt::format(
-      "<text class=\"text quiet\" x=\"{:.0f}\" y=\"66\">filled, with a line: nothing of its family "
-      "is as small and diverges less</text>\n",
+      "<text class=\"text quiet\" x=\"{:.0f}\" y=\"66\">filled, with a line: Pareto front of a "
+      "family</text>\n",
       x);
   return svg + grid(axes) + dots(axes, points, front, families) +
          labels(axes, points, front, families) + "</svg>\n";
