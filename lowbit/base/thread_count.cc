@@ -6,28 +6,23 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
 #include <limits>
 #include <optional>
 #include <set>
-#include <sstream>
 #include <utility>
 #include <vector>
 
 #include "fmt/format.h"
+#include "lowbit/base/cgroups.h"
 
 namespace lowbit {
 namespace {
 
-std::optional<long> read_number(const std::string& path) {
-  std::ifstream file(path);
-  long value = 0;
-  if (!(file >> value)) return std::nullopt;
-  return value;
-}
-
 int count_cores(const std::string& root, std::span<const int> cpus) {
-  std::set<std::pair<long, long>> cores;  // (package, core); an unknown CPU counts as its own core
+  std::set<std::pair<std::int64_t, std::int64_t>>
+      cores;  // (package, core); an unknown CPU counts as its own core
   for (const int cpu : cpus) {
     const std::string topology =
         fmt::format("{}/sys/devices/system/cpu/cpu{}/topology/", root, cpu);
@@ -54,34 +49,15 @@ std::optional<double> quota_v1(const std::string& folder) {
   return static_cast<double>(*quota) / static_cast<double>(*period);
 }
 
-/// The smallest quota of a group and its ancestors.
-template <class Quota>
-void limit_by_ancestors(const std::string& mount, std::string path, Quota quota, double& limit) {
-  for (;;) {
-    if (const auto found = quota(mount + path)) limit = std::min(limit, *found);
-    const auto slash = path.rfind('/');
-    if (path.empty() || slash == std::string::npos) return;
-    path.resize(slash);
-  }
-}
-
 /// CPUs' worth of time this process may use; infinity without a quota.
 double cgroup_quota(const std::string& root) {
-  double limit = std::numeric_limits<double>::infinity();
-  std::ifstream file(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {  // "ID:CONTROLLERS:PATH"
-    const auto first = line.find(':');
-    const auto second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
-    if (controllers.empty()) limit_by_ancestors(root + "/sys/fs/cgroup", path, quota_v2, limit);
-    std::istringstream names(controllers);
-    for (std::string name; std::getline(names, name, ',');) {
-      if (name == "cpu") limit_by_ancestors(root + "/sys/fs/cgroup/cpu", path, quota_v1, limit);
+  double least = std::numeric_limits<double>::infinity();
+  visit_cgroups(root, "cpu", [&](const std::string& folder, bool is_v2) {
+    if (const auto quota = is_v2 ? quota_v2(folder) : quota_v1(folder)) {
+      least = std::min(least, *quota);
     }
-  }
-  return limit;
+  });
+  return least;
 }
 
 std::vector<int> affinity_cpus() {
