@@ -1,6 +1,6 @@
 """The page at / in a real browser: Chromium without a window, over a server with a tiny model of random weights.
 
-The tiny model answers faster than one can look. A relay in front of it hands tokens on at a pace, and makes what the
+The tiny model answers faster than one can look. A relay in front of it hands on as many tokens as a test allows, and makes what the
 server cannot be asked for: errors at will, streams that break, a second model.
 """
 
@@ -9,6 +9,7 @@ import importlib.resources
 import json
 import os
 import re
+import select
 import shutil
 import threading
 import time
@@ -194,14 +195,17 @@ def test_headers_of_the_page(server):
 
 
 def test_an_answer_grows_and_is_the_apis(server, relay, browser):
-    relay.pause = 0.02
+    relay.n_allowed = 0
     browser.open(relay.url, seed="1", max_tokens="60")
     browser.say("Hello there")
     assert browser.id("prompt").get_attribute("value") == ""
     assert browser.one(".person .text").text == "Hello there"
-    seen = set()
-    browser.until(lambda: seen.add(len(browser.answer_text())) or not browser.is_writing())
-    assert len(seen) >= 5, "the text did not grow"
+    before = 0
+    for relay.n_allowed in (10, 20, 30, 40):
+        browser.until(lambda: len(browser.answer_text()) > before)
+        before = len(browser.answer_text())
+        assert browser.is_writing()
+    relay.n_allowed = None
     answer = browser.wait_for_answer()
     assert answer["content"] == api_answer(server, "Hello there", seed=1, max_tokens=60)
     assert answer["stats"]["n_tokens"] == 60 and answer["finish"] == "length"
@@ -228,7 +232,7 @@ def test_parameters_are_sent(server, browser):
 
 
 def test_stop_and_continue(server, relay, browser):
-    relay.pause = 0.03
+    relay.n_allowed = 40
     browser.open(relay.url, seed="1", max_tokens="100")
     browser.say("Hello there")
     browser.until(lambda: len(browser.answer_text()) > 10)
@@ -237,13 +241,13 @@ def test_stop_and_continue(server, relay, browser):
     browser.until(lambda: relay.n_left == 1)  # the connection ends, and with it the work of the server
     assert stopped["finish"] == "stopped" and "stopped" in browser.one(".answer .note").text
     assert stopped["content"] and len(stopped["content"]) < len(api_answer(server, "Hello there", seed=1, max_tokens=100))
-    relay.pause = 0
+    relay.n_allowed = None
     browser.click(browser.action("go-on"))
     more = browser.wait_for_answer()["content"]
     assert more.startswith(stopped["content"]) and len(more) > len(stopped["content"])
     assert len(browser.all(".message")) == 2
     # The button does the same.
-    relay.pause = 0.03
+    relay.n_allowed = 20
     browser.click(browser.action("again"))
     browser.until(lambda: len(browser.answer_text()) > 3)
     browser.id("stop").click()
@@ -251,7 +255,7 @@ def test_stop_and_continue(server, relay, browser):
 
 
 def test_a_reload_keeps_the_conversation(relay, browser):
-    relay.pause = 0.03
+    relay.n_allowed = 60
     browser.open(relay.url, seed="1", max_tokens="200")
     browser.say("Hello there")
     browser.until(lambda: len(browser.answer_text()) > 20)
@@ -560,7 +564,7 @@ class Relay:
 
     def __init__(self, **servers):
         self.servers, self.refuse, self.cut_after = servers, None, None
-        self.pause, self.n_left = 0, 0  # seconds before each token; clients that left before the end
+        self.n_allowed, self.n_left = None, 0  # events that an answer may have so far; clients that left before the end
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -619,7 +623,10 @@ class Relay:
                 handler.wfile.write(line)
                 if line.startswith(b"data: "):
                     n_events += 1
-                    time.sleep(self.pause)
+                    while self.n_allowed is not None and n_events > self.n_allowed:
+                        time.sleep(0.01)
+                        if select.select([handler.connection], [], [], 0)[0]:
+                            raise ConnectionResetError
                 if self.cut_after and n_events > self.cut_after:
                     break
         except OSError:
@@ -642,7 +649,7 @@ def relay_is_well(request):
     if "relay" in request.fixturenames:
         relay = request.getfixturevalue("relay")
         relay.refuse = relay.cut_after = None
-        relay.pause = relay.n_left = 0
+        relay.n_allowed, relay.n_left = None, 0
 
 
 def test_a_broken_stream_and_a_busy_server(relay, browser):
