@@ -100,7 +100,7 @@ def test_idle_models_are_unloaded_and_come_back():
     expected = text_of(complete(server, "b"))
     assert resident_bytes(server) - before > 14 << 20  # all of the KV cache is taken at once, as far as it can be used
     server.wait_for(lambda: not models(server)["b"]["loaded"])
-    assert resident_bytes(server) - before < 7 << 20
+    server.wait_for(lambda: resident_bytes(server) - before < 7 << 20)  # the engine's thread gives it back a moment later
     assert server.get("/health").status == 200 and models(server)["b"]["max_model_len"] > 0
     assert text_of(complete(server, "b")) == expected
     assert server.metric("lowbit:model_loads_total", model_name="b") == 2
