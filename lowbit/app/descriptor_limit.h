@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The limit of open files, for commands that hold thousands of connections.
 #pragma once
 
 #include <sys/resource.h>

@@ -34,13 +34,25 @@ Json token_json(const Tokenizer& tokenizer, std::int32_t id, float logprob) {
           {"bytes", std::move(bytes)}};
 }
 
+/// What every chunk of a stream begins with.
+std::string chunk_prefix(std::string_view id, std::string_view object, const AnswerHead& head) {
+  return fmt::format(R"({{"id":{},"object":"{}","created":{},"model":{},"system_fingerprint":{},)",
+                     json_text(id), object, head.created, json_text(head.model),
+                     json_text(head.fingerprint));
+}
+
+std::string last_events(const std::string& prefix, const Usage& usage, bool include_usage) {
+  std::string events;
+  if (include_usage) {
+    events = sse(prefix + R"("choices":[],"usage":)" + dump(to_json(usage)) + "}");
+  }
+  return events + sse("[DONE]");
+}
+
 class ChatFormat final : public AnswerFormat {
  public:
   explicit ChatFormat(const FormatOptions& options) : options_(options) {
-    const AnswerHead& head = options_.head;
-    prefix_ = fmt::format(
-        R"({{"id":{},"object":"chat.completion.chunk","created":{},"model":{},"system_fingerprint":{},)",
-        json_text(id()), head.created, json_text(head.model), json_text(head.fingerprint));
+    prefix_ = chunk_prefix(id(), "chat.completion.chunk", options_.head);
   }
 
   Json whole(std::span<const ChoicePart> choices, const Usage& usage) const override {
@@ -87,11 +99,7 @@ class ChatFormat final : public AnswerFormat {
 
   std::string closing(std::span<const ChoicePart>, const Usage& usage,
                       bool include_usage) override {
-    std::string events;
-    if (include_usage) {
-      events = sse(prefix_ + R"("choices":[],"usage":)" + dump(to_json(usage)) + "}");
-    }
-    return events + sse("[DONE]");
+    return last_events(prefix_, usage, include_usage);
   }
 
  private:
@@ -139,10 +147,7 @@ class ChatFormat final : public AnswerFormat {
 class CompletionFormat final : public AnswerFormat {
  public:
   explicit CompletionFormat(const FormatOptions& options) : options_(options) {
-    const AnswerHead& head = options_.head;
-    prefix_ = fmt::format(
-        R"({{"id":{},"object":"text_completion","created":{},"model":{},"system_fingerprint":{},)",
-        json_text(id()), head.created, json_text(head.model), json_text(head.fingerprint));
+    prefix_ = chunk_prefix(id(), "text_completion", options_.head);
   }
 
   Json whole(std::span<const ChoicePart> choices, const Usage& usage) const override {
@@ -176,11 +181,7 @@ class CompletionFormat final : public AnswerFormat {
 
   std::string closing(std::span<const ChoicePart>, const Usage& usage,
                       bool include_usage) override {
-    std::string events;
-    if (include_usage) {
-      events = sse(prefix_ + R"("choices":[],"usage":)" + dump(to_json(usage)) + "}");
-    }
-    return events + sse("[DONE]");
+    return last_events(prefix_, usage, include_usage);
   }
 
  private:
