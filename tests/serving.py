@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import openai
 from conftest import BINARY
 
 
@@ -27,6 +28,10 @@ class Answer:
         assert set(error) == {"message", "type", "param", "code"}, error
         assert error["message"], error
         return error
+
+
+def openai_client(server: "Server", api_key: str = "none", max_retries: int = 0) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url + "/v1", api_key=api_key, max_retries=max_retries)
 
 
 class Server:
@@ -78,7 +83,8 @@ class Server:
         return self.request("POST", path, body, **more)
 
     def chat(self, text: str = "Hi", **fields) -> Answer:
-        return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], **fields})
+        messages = [{"role": "user", "content": text}]
+        return self.post("/v1/chat/completions", {"messages": messages, "seed": 1, **fields})
 
     def connect(self, timeout: float = 60) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)

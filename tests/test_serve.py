@@ -10,7 +10,7 @@ import time
 import openai
 import pytest
 from conftest import GOLDEN, lowbit, refused
-from serving import Server, post_head
+from serving import Server, openai_client, post_head
 
 TINY = GOLDEN / "qwen2"  # 256 tokens of context, a chat template, 300 tokens in the vocabulary
 MESSAGES = [{"role": "user", "content": "Hello there"}]
@@ -25,7 +25,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def client(server):
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+    with openai_client(server) as client:
         yield client
 
 
@@ -400,7 +400,7 @@ def test_keys_are_checked_and_read_again(tmp_path):
     server = Server(TINY, "--api-key-file", keys, wait=False)
     server.wait_until_ready()  # /health needs no key
     assert server.get("/v1/models").status == 401
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="wrong", max_retries=0) as client:
+    with openai_client(server, api_key="wrong") as client:
         with pytest.raises(openai.AuthenticationError):
             client.models.list()
     for key, status in (("first-key", 200), ("first-ke", 401), ("first-keyx", 401), ("second", 401)):
@@ -439,7 +439,7 @@ def test_the_queue_is_bounded():
     assert set(statuses) == {200, 503} and statuses.count(200) >= 2
     refused = next(answer for answer in answers if answer.status == 503)
     assert refused.headers["retry-after"] == "1" and refused.error["code"] == "overloaded"
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=10) as client:
+    with openai_client(server, api_key="x", max_retries=10) as client:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:  # the client tries again by itself
             texts = list(pool.map(lambda _: chat(client).choices[0].message.content, range(4)))
     assert len(set(texts)) == 1
@@ -448,7 +448,7 @@ def test_the_queue_is_bounded():
 
 def test_sigterm_finishes_what_runs():
     server = Server(TINY)
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0) as client:
+    with openai_client(server, api_key="x") as client:
         streams = [chat(client, stream=True, max_tokens=220, extra_body={"ignore_eos": True}) for _ in range(8)]
         first = [next(iter(stream)) for stream in streams]
         assert all(first)

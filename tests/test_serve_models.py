@@ -12,7 +12,7 @@ import time
 import openai
 import pytest
 from conftest import GOLDEN, lowbit, refused
-from serving import Server, post_head
+from serving import Server, openai_client, post_head
 
 QWEN, MISTRAL = GOLDEN / "qwen2", GOLDEN / "mistral"
 TEXTS = [f"Text number {i}" for i in range(6)]
@@ -48,8 +48,8 @@ def test_models_are_listed_and_loaded_on_first_use(two):
     assert list(listed) == ["qwen", "mistral"]
     assert listed["qwen"]["loaded"] and not listed["mistral"]["loaded"] and listed["mistral"]["max_model_len"] is None
     assert two.metric("lowbit:model_loaded", model_name="mistral") == 0
-    with openai.OpenAI(base_url=two.url + "/v1", api_key="-", max_retries=0) as client:
-        answer = client.completions.create(model="mistral", prompt="Once", max_tokens=4)
+    with openai_client(two, api_key="-") as client:
+        answer = client.completions.create(model="mistral", prompt="Once", max_tokens=4, seed=1)
         assert answer.model == "mistral" and answer.usage.completion_tokens == 4
         assert client.models.retrieve("mistral").model_dump()["loaded"]
         with pytest.raises(openai.NotFoundError) as error:

@@ -10,7 +10,7 @@ import jsonschema
 import openai
 import pytest
 from conftest import GOLDEN
-from serving import Server
+from serving import Server, openai_client
 
 TINY = GOLDEN / "qwen2"
 TOOL_TEMPLATE = """{% if tools %}tools: {% for tool in tools %}{{ tool.function.name }} {% endfor %}{% endif %}"""
@@ -45,7 +45,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server):
-    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
+    with openai_client(server) as client:
         yield client
 
 
