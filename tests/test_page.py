@@ -1,23 +1,17 @@
 """The page at / in a real browser: Chromium without a window, over a server with a tiny model of random weights.
 
-The tiny model answers faster than one can look. A relay in front of it hands on as many tokens as a test allows, and makes what the
-server cannot be asked for: errors at will, streams that break, a second model.
+The tiny model answers faster than one can look: a relay in front of it (browsing.py) hands on as many tokens as a test allows, and
+makes what the server cannot be asked for.
 """
 
-import http.client
 import importlib.resources
 import json
-import os
 import re
-import select
-import shutil
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from browsing import Browser, Relay
 from conftest import GOLDEN
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -55,90 +49,6 @@ def server():
     server = Server(TINY)
     yield server
     assert server.stop() == 0
-
-
-class Browser(webdriver.Chrome):
-    """Chromium and the few verbs the tests speak in."""
-
-    def __init__(self):
-        options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium")
-        for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-            options.add_argument(argument)
-        if os.geteuid() == 0:
-            options.add_argument("--no-sandbox")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        super().__init__(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-        self.set_script_timeout(10)
-
-    def id(self, name):
-        return self.find_element(By.ID, name)
-
-    def one(self, selector):
-        return self.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector):
-        return self.find_elements(By.CSS_SELECTOR, selector)
-
-    def js(self, code, *arguments):
-        return self.execute_script("return " + code, *arguments)
-
-    def until(self, condition, seconds=15):
-        end = time.monotonic() + seconds
-        while not (value := condition()):
-            assert time.monotonic() < end, "it never happened"
-            time.sleep(0.02)
-        return value
-
-    def size(self, width, height):
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-    def prefer(self, theme):
-        feature = {"name": "prefers-color-scheme", "value": theme}
-        self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-    def open(self, url, view="chat", messages=None, **settings):
-        """A page of a new visitor, or of one who has these messages and settings."""
-        self.get(url + "/version")  # the same storage, and no page that would write to it
-        self.execute_script("localStorage.clear(); sessionStorage.clear();")
-        settings = {"temperature": "", "top_p": "", **settings}  # the server's, as in requests that do not say
-        for key, value in (("messages", messages), ("settings", settings)):
-            if value is not None:
-                self.execute_script("localStorage.setItem(arguments[0], arguments[1])", f"lowbit.{key}", json.dumps(value))
-        self.get(f"{url}/#{view}")
-        self.until(lambda: self.js("document.querySelectorAll('#chat-model option').length") or self.id("key-form").is_displayed())
-
-    def say(self, text):
-        self.id("prompt").send_keys(text + Keys.ENTER)
-
-    def click(self, element):
-        """As a person does, who scrolls until it is not below a bar."""
-        self.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
-        element.click()
-
-    def messages(self):
-        return json.loads(self.js("localStorage.getItem('lowbit.messages')") or "[]")
-
-    def is_writing(self):
-        return self.id("stop").is_displayed()
-
-    def wait_for_answer(self):
-        self.until(lambda: not self.is_writing())
-        return self.messages()[-1]
-
-    def answer_text(self):
-        return self.js("[...document.querySelectorAll('.answer .text')].at(-1)?.textContent ?? ''")
-
-    def action(self, name):
-        """A button below the last answer."""
-        return self.one(f".answer.last .{name}")
-
-    def focused(self):
-        return self.js("document.activeElement.id || document.activeElement.textContent.trim()")
-
-    def press(self, *keys):
-        self.switch_to.active_element.send_keys(*keys)
 
 
 @pytest.fixture(scope="module")
@@ -215,17 +125,22 @@ def test_an_answer_grows_and_is_the_apis(server, relay, browser):
 
 
 def test_parameters_are_sent(server, browser):
-    browser.open(server.url)
+    browser.open(server.url, seed="")
     browser.id("toggle-settings").click()
-    for name, value in {"system": "Be brief.", "temperature": "0.5", "top_p": "0.9", "max_tokens": "9", "seed": "4"}.items():
+    for name, value in {"system": "Be brief.", "temperature": "1.5", "top_p": "0.9", "max_tokens": "9", "seed": "4"}.items():
         browser.id(name).send_keys(value)
     browser.say("Hello")
     system = {"role": "system", "content": "Be brief."}
-    body = {"messages": [system, {"role": "user", "content": "Hello"}], "temperature": 0.5, "top_p": 0.9, "max_tokens": 9, "seed": 4}
-    said = server.post("/v1/chat/completions", body).json["choices"][0]["message"]["content"]
-    assert browser.wait_for_answer()["content"] == said
+    body = {"messages": [system, {"role": "user", "content": "Hello"}], "temperature": 1.5, "top_p": 0.9, "max_tokens": 9, "seed": 4}
+
+    def said(**other):
+        return server.post("/v1/chat/completions", {**body, **other}).json["choices"][0]["message"]["content"]
+
+    assert browser.wait_for_answer()["content"] == said()
+    for other in ({"messages": body["messages"][1:]}, {"temperature": 1}, {"top_p": 1}, {"max_tokens": 8}, {"seed": 14}):
+        assert said(**other) != said(), other  # each of them counts
     browser.refresh()
-    assert browser.id("temperature").get_attribute("value") == "0.5" and browser.id("system").get_attribute("value") == "Be brief."
+    assert browser.id("temperature").get_attribute("value") == "1.5" and browser.id("system").get_attribute("value") == "Be brief."
     browser.id("toggle-settings").click()
     browser.id("reset-settings").click()
     assert [browser.id(name).get_attribute("value") for name in ("system", "temperature", "top_p", "seed")] == ["", "0.7", "0.95", ""]
@@ -557,81 +472,6 @@ def test_fields_that_the_server_refuses(server, browser):
     browser.open(server.url, max_tokens="255")
     browser.say("Hello")
     assert "255" in browser.wait_for_answer()["fault"] and browser.one(".fault").is_displayed()
-
-
-class Relay:
-    """Two servers of one model each as one server of two, which fails when it is told to."""
-
-    def __init__(self, **servers):
-        self.servers, self.refuse, self.cut_after = servers, None, None
-        self.n_allowed, self.n_left = None, 0  # events that an answer may have so far; clients that left before the end
-        relay = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def do_GET(self):
-                relay.get(self)
-
-            def do_POST(self):
-                relay.post(self)
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self.http.shutdown()
-        self.http.server_close()
-
-    def send(self, handler, status, headers, body):
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    def get(self, handler):
-        if self.refuse and handler.path.startswith("/v1/"):
-            body = json.dumps({"error": {"message": self.refuse, "type": "x", "param": None, "code": "overloaded"}}).encode()
-            return self.send(handler, 503, {"Content-Type": "application/json"}, body)
-        answers = {name: server.get(handler.path) for name, server in self.servers.items()}
-        answer = next(iter(answers.values()))
-        body = answer.body
-        if handler.path == "/v1/models":
-            models = [{**one.json["data"][0], "id": name} for name, one in answers.items()]
-            body = json.dumps({"object": "list", "data": models}).encode()
-        elif handler.path == "/metrics":
-            lines = [one.body.decode().replace('model_name="qwen2"', f'model_name="{name}"') for name, one in answers.items()]
-            body = "".join(lines).encode()
-        wanted = ("content-type", "content-security-policy")
-        self.send(handler, answer.status, {k: v for k, v in answer.headers.items() if k in wanted}, body)
-
-    def post(self, handler):
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        if self.refuse:
-            return self.get(handler)
-        server = self.servers[body.pop("model")]
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-        connection.request("POST", handler.path, json.dumps(body))
-        response = connection.getresponse()
-        self.send(handler, response.status, {"Content-Type": response.getheader("content-type")}, b"")
-        n_events = 0
-        try:
-            while line := response.readline():
-                handler.wfile.write(line)
-                if line.startswith(b"data: "):
-                    n_events += 1
-                    while self.n_allowed is not None and n_events > self.n_allowed:
-                        time.sleep(0.01)
-                        if select.select([handler.connection], [], [], 0)[0]:
-                            raise ConnectionResetError
-                if self.cut_after and n_events > self.cut_after:
-                    break
-        except OSError:
-            self.n_left += 1
-        connection.close()
 
 
 @pytest.fixture(scope="module")
