@@ -175,6 +175,16 @@ Result<Roofs> roofs_for(const ModelWork& work, ThreadPool& pool) {
   return measure_roofs(**kernels, pool, std::min(work.decode_bytes, most_bytes), n_probes);
 }
 
+/// Between two steps: beside them it would find what they leave.
+Status measure_roof(ServedModel& served) {
+  auto roofs = roofs_for(served.roof.work, *served.pool);
+  if (!roofs) return std::move(roofs).error();
+  served.roof.roofs = *roofs;
+  served.memory_plan +=
+      fmt::format("; reads of its weights measured at {:.1f} GB/s", served.roof.roofs.read_gbs);
+  return ok();
+}
+
 void read_template(const ModelFile& file, ServedModel& served) {
   const std::string source = file.chat_template();
   if (source.empty()) {
@@ -194,6 +204,7 @@ void read_template(const ModelFile& file, ServedModel& served) {
 Result<std::unique_ptr<ServedModel>> load(const ModelWish& wish, const ServeModelOptions& options,
                                           std::vector<std::string> names,
                                           std::shared_ptr<ThreadPool> pool, std::int64_t n_bytes) {
+  ThreadPool loaders(pool->n_threads());  // the other models need the shared one meanwhile
   auto served = std::make_unique<ServedModel>();
   auto file = ModelFile::open(model_in(wish.path));
   if (!file) return std::move(file).error();
@@ -205,7 +216,7 @@ Result<std::unique_ptr<ServedModel>> load(const ModelWish& wish, const ServeMode
     return Error(sane.error()).in("generation_config.json");
   }
   read_template(*file, *served);
-  auto model = load_model(*file, wish.recipe, *served->pool, options.verbose, options.pack_cache);
+  auto model = load_model(*file, wish.recipe, loaders, options.verbose, options.pack_cache);
   if (!model) return std::move(model).error();
   served->model = *std::move(model);
   auto vocabulary = TokenVocabulary::create(served->tokenizer(), tool_call_markers);
@@ -229,16 +240,15 @@ Result<std::unique_ptr<ServedModel>> load(const ModelWish& wish, const ServeMode
   served->engine = *std::move(engine);
   const KvCache& cache = served->engine->kv_cache();
   served->kv_bytes = cache.n_blocks() * cache.block_bytes();
-  served->roof.work = work_of(*served->model);
-  auto roofs = roofs_for(served->roof.work, *served->pool);
-  if (!roofs) return std::move(roofs).error();
-  served->roof.roofs = *roofs;
   served->memory_plan = fmt::format(
       "{:.1f} MB of weights and {:.1f} MB of KV cache ({} positions, kv={}, context {}), of {:.1f} "
-      "MB there are for it; reads of its weights measured at {:.1f} GB/s",
+      "MB there are for it",
       megabytes(served->weight_bytes), megabytes(served->kv_bytes),
       cache.n_blocks() * kv_block_positions, name_of(wish.recipe.kv), plan->n_ctx,
-      megabytes(n_bytes), served->roof.roofs.read_gbs);
+      megabytes(n_bytes));
+  served->roof.work = work_of(*served->model);
+  served->model->backend().set_team(*served->pool);
+  served->start = [](ServedModel& self) { return measure_roof(self); };
   return served;
 }
 

@@ -94,6 +94,10 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
 
+  /// The team that computes from now on, as large as the one before; it must outlive the backend.
+  /// A backend without threads of this machine ignores it.
+  virtual void set_team(ThreadPool& /*pool*/) {}
+
   /// Off at first. A backend without counters ignores it.
   virtual void count(bool /*on*/) {}
   /// What was counted since the last call.

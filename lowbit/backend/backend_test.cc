@@ -177,6 +177,25 @@ TEST_F(BackendTest, BasesAreAppliedToInputsAndToRowsOfTables) {
   }
 }
 
+TEST_F(BackendTest, AnotherTeamTakesOver) {
+  on_every_backend([&](Backend& backend) {
+    const auto weight = backend.pack(eighths(256, 64, "int8.channel"), Activations::f32);
+    const auto x = tensor(backend, random(16 * 64), 64), y = backend.make_tensor(16, 256);
+    const auto loops_of = [](const ThreadPool& pool) {
+      return pool.counters().n_shared + pool.counters().n_alone;
+    };
+    ThreadPool other(pool_.n_threads());
+    pool_.count(true);
+    other.count(true);
+    backend.set_team(other);
+    const std::int64_t n_before = loops_of(pool_);
+    backend.matmul(*x, std::array{Product{weight->get(), nullptr, y.get()}});
+    EXPECT_GT(loops_of(other), 0);
+    EXPECT_EQ(loops_of(pool_), n_before);
+    backend.set_team(pool_);
+  });
+}
+
 TEST_F(BackendTest, EmbedAndGatherCopyRows) {
   const QuantizedTensor table = eighths(50, 40, "q8_0");
   const std::vector<float> rows = decode(table);

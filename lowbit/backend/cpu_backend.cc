@@ -78,13 +78,18 @@ const CpuKvPool& on_cpu(const KvPool& pool) {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
+  CpuBackend(ThreadPool& pool, const KernelTable& kernels) : pool_(&pool), kernels_(kernels) {}
 
   std::string_view name() const override { return name_of(kernels_.isa); }
 
+  void set_team(ThreadPool& pool) override {
+    LOWBIT_ASSERT(pool.n_threads() == pool_->n_threads());
+    pool_ = &pool;
+  }
+
   void count(bool on) override {
     is_counting_ = on;
-    pool_.count(on);
+    pool_->count(on);
   }
   BackendCounters take_counters() override { return std::exchange(counters_, {}); }
 
@@ -108,11 +113,11 @@ class CpuBackend final : public Backend {
 
   Result<std::unique_ptr<Weight>> pack(const QuantizedTensor& tensor,
                                        std::optional<Activations> activations) override {
-    return adopt_finite(lowbit::pack(tensor, pool_, &panel_memory_), activations);
+    return adopt_finite(lowbit::pack(tensor, *pool_, &panel_memory_), activations);
   }
   Result<std::unique_ptr<Weight>> pack(const RowSource& rows,
                                        std::optional<Activations> activations) override {
-    return adopt_finite(lowbit::pack(rows, pool_, &panel_memory_), activations);
+    return adopt_finite(lowbit::pack(rows, *pool_, &panel_memory_), activations);
   }
 
   Result<std::unique_ptr<Weight>> adopt(PackedMatrix packed,
@@ -224,7 +229,7 @@ class CpuBackend final : public Backend {
                     add_bias(in.q, block);
                     rotate_heads(*in.q.y, in.q_norm, in, block);
                   }};
-    lowbit::matmul(kernels_, groups_, workspace_, pool_);
+    lowbit::matmul(kernels_, groups_, workspace_, *pool_);
   }
 
   void gated_matmul(const Tensor& x, const Norm& norm, const Product& gate,
@@ -242,7 +247,7 @@ class CpuBackend final : public Backend {
                                                n_cols, out);
                     });
                   }};
-    lowbit::matmul(kernels_, groups_, workspace_, pool_);
+    lowbit::matmul(kernels_, groups_, workspace_, *pool_);
   }
 
   void matmul_add(const Tensor& x, const Product& product, Tensor& sum) override {
@@ -257,7 +262,7 @@ class CpuBackend final : public Backend {
             kernels_.vector.add(out, on_cpu(*product.y).row(row) + block.first_col, n_cols, out);
           });
         }};
-    lowbit::matmul(kernels_, groups_, workspace_, pool_);
+    lowbit::matmul(kernels_, groups_, workspace_, *pool_);
   }
 
   void rope(Tensor& x, std::int64_t head_dim, const Tensor& cos, const Tensor& sin) override {
@@ -316,7 +321,7 @@ class CpuBackend final : public Backend {
         blocks += n_blocks_for(n_positions);
       }
     }
-    lowbit::attention(pool_, kernels_.attention, pages.layout, tasks_, attention_workspace_);
+    lowbit::attention(*pool_, kernels_.attention, pages.layout, tasks_, attention_workspace_);
   }
 
   void silu_mul(Tensor& gate, const Tensor& up) override {
@@ -351,7 +356,7 @@ class CpuBackend final : public Backend {
   class Count {
    public:
     Count(const CpuBackend& backend, WorkCounters& work)
-        : pool_(backend.pool_), work_(backend.is_counting_ ? &work : nullptr) {
+        : pool_(*backend.pool_), work_(backend.is_counting_ ? &work : nullptr) {
       if (work_ == nullptr) return;
       loops_ = pool_.counters();
       start_ = Clock::now();
@@ -384,7 +389,7 @@ class CpuBackend final : public Backend {
       for (std::int64_t row = 0; row < n_rows; ++row) body(row);
       return;
     }
-    pool_.parallel_for(n_rows, rows_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
+    pool_->parallel_for(n_rows, rows_per_chunk, [&](std::int64_t first, std::int64_t last, int) {
       for (std::int64_t row = first; row < last; ++row) body(row);
     });
   }
@@ -454,7 +459,7 @@ class CpuBackend final : public Backend {
         add_bias(product, block);
       };
     }
-    lowbit::matmul(kernels_, groups_, workspace_, pool_);
+    lowbit::matmul(kernels_, groups_, workspace_, *pool_);
   }
 
   void add_bias(const Product& product, const MatmulBlock& block) const {
@@ -537,7 +542,7 @@ class CpuBackend final : public Backend {
     }
   }
 
-  ThreadPool& pool_;
+  ThreadPool* pool_;
   SlabMemory panel_memory_;
   const KernelTable& kernels_;
   bool is_counting_ = false;

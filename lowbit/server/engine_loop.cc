@@ -5,9 +5,23 @@
 #include <new>
 #include <utility>
 
+#include "lowbit/base/float_environment.h"
+
+#include <sys/resource.h>
+
 namespace lowbit {
+namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// Of this thread and of those that it will start: a tenth of a core that others want, all of one
+/// that is free.
+void lower_priority() {
+  constexpr int nice = 10;
+  (void)setpriority(PRIO_PROCESS, 0, nice);  // 0: Linux means the thread
+}
+
+}  // namespace
 
 EngineLoop::EngineLoop(std::vector<LoadModel> loads, Calls calls) : calls_(std::move(calls)) {
   for (LoadModel& load : loads)
@@ -50,7 +64,6 @@ void EngineLoop::cancel(JobId id) {
 }
 
 double EngineLoop::seconds_silent() const {
-  if (is_loading_) return 0;
   const Clock::time_point last{Clock::duration(last_sign_.load())};
   return std::chrono::duration<double>(Clock::now() - last).count();
 }
@@ -83,26 +96,53 @@ void EngineLoop::run() {
       if (place.has_news) report(model);
     }
   }
+  if (loader_.joinable()) loader_.join();
 }
 
 void EngineLoop::obey(Load load) {
-  Place& place = places_[load.model];
-  is_loading_ = true;
-  std::string problem;
+  loads_.push_back(load);
+  load_next();
+}
+
+void EngineLoop::load_next() {
+  if (loader_.joinable() || loads_.empty()) return;
+  const Load load = loads_.front();
+  loads_.pop_front();
+  const bool others_compute =
+      std::ranges::any_of(places_, [](const Place& place) { return place.served != nullptr; });
+  loader_ = std::thread([this, load, others_compute] { run_load(load, others_compute); });
+}
+
+void EngineLoop::run_load(Load load, bool others_compute) {
+  set_default_float_environment();
+  if (others_compute) lower_priority();
+  Loaded result{.model = load.model, .served = {}, .problem = {}};
   try {
-    auto loaded = place.load(load.n_bytes);
+    auto loaded = places_[load.model].load(load.n_bytes);
     if (loaded) {
-      place.served = *std::move(loaded);
+      result.served = *std::move(loaded);
     } else {
-      problem = loaded.error().message();
+      result.problem = loaded.error().message();
     }
   } catch (const std::bad_alloc&) {
-    problem = "out of memory while loading";
+    result.problem = "out of memory while loading";
   }
-  last_sign_ = Clock::now().time_since_epoch().count();
-  is_loading_ = false;
+  send(std::move(result));
+}
+
+void EngineLoop::obey(Loaded loaded) {
+  loader_.join();
+  Place& place = places_[loaded.model];
+  place.served = std::move(loaded.served);
+  if (place.served && place.served->start) {
+    if (const Status started = place.served->start(*place.served); !started) {
+      loaded.problem = started.error().message();
+      place.served = nullptr;
+    }
+  }
   place.has_news = place.served != nullptr;
-  calls_.on_loaded(load.model, place.served, std::move(problem));
+  calls_.on_loaded(loaded.model, place.served, std::move(loaded.problem));
+  load_next();
 }
 
 void EngineLoop::obey(Unload unload) {

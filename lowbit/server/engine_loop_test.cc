@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <latch>
 #include <map>
 #include <new>
 #include <string>
@@ -61,6 +62,10 @@ class Listener {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return models_.contains(model); });
     return models_[model].get();
+  }
+  bool has_model(ModelIndex model) {
+    const std::lock_guard lock(mutex_);
+    return models_.contains(model);
   }
   /// When the last one who held it lets it go, it is gone.
   std::weak_ptr<const ServedModel> let_go(ModelIndex model) {
@@ -243,15 +248,28 @@ TEST(EngineLoop, TwoModelsTakeTurnsAndChangeNothing) {
     Listener listener;
     EngineLoop loop({tiny(4)}, listener.calls());
     loop.load(0, 0);
+    ASSERT_NE(listener.wait_for_model(0), nullptr);
     loop.submit(0, one(job(1, n_tokens, 3)));
     alone = tokens_of(listener.wait_for(1));
   }
   Listener listener;
-  EngineLoop loop({tiny(4), tiny(4)}, listener.calls());
-  loop.load(0, 0);
-  loop.load(1, 0);
+  std::latch held(1), may_go_on(1);
+  // Its start holds the loop until both have their work.
+  const LoadModel holds = [&](std::int64_t) {
+    auto served = load_tiny(1);
+    (*served)->start = [&](ServedModel&) {
+      held.count_down();
+      may_go_on.wait();
+      return ok();
+    };
+    return served;
+  };
+  EngineLoop loop({tiny(4), tiny(4), holds}, listener.calls());
+  for (const ModelIndex model : {0, 1, 2}) loop.load(model, 0);
+  held.wait();
   loop.submit(0, one(job(1, n_tokens, 3)));
   loop.submit(1, one(job(2, n_tokens, 3)));
+  may_go_on.count_down();
   EXPECT_EQ(tokens_of(listener.wait_for(1)), alone);
   EXPECT_EQ(tokens_of(listener.wait_for(2)), alone);
   // While both have work, each takes every other step.
@@ -260,6 +278,38 @@ TEST(EngineLoop, TwoModelsTakeTurnsAndChangeNothing) {
   int n_changes = 0;
   for (std::size_t i = 1; i < order.size(); ++i) n_changes += order[i] != order[i - 1] ? 1 : 0;
   EXPECT_GE(n_changes, n_tokens);
+}
+
+TEST(EngineLoop, OthersAnswerWhileAModelIsLoaded) {
+  Listener listener;
+  std::latch may_load(1);
+  const LoadModel slow = [&](std::int64_t) {
+    may_load.wait();
+    return load_tiny(1);
+  };
+  EngineLoop loop({tiny(1), slow, tiny(1)}, listener.calls());
+  for (const ModelIndex model : {0, 1, 2}) loop.load(model, 0);
+  ASSERT_NE(listener.wait_for_model(0), nullptr);
+  loop.submit(0, one(job(1, 5, 3)));
+  EXPECT_EQ(tokens_of(listener.wait_for(1)).size(), 5u);
+  EXPECT_FALSE(listener.has_model(1));
+  EXPECT_FALSE(listener.has_model(2));  // one after another
+  may_load.count_down();
+  EXPECT_NE(listener.wait_for_model(1), nullptr);
+  EXPECT_NE(listener.wait_for_model(2), nullptr);
+}
+
+TEST(EngineLoop, AModelThatCannotStartIsNotLoaded) {
+  Listener listener;
+  const LoadModel unfit = [](std::int64_t) {
+    auto served = load_tiny(1);
+    (*served)->start = [](ServedModel&) { return Status(Error("no roof")); };
+    return served;
+  };
+  EngineLoop loop({unfit}, listener.calls());
+  loop.load(0, 0);
+  EXPECT_EQ(listener.wait_for_model(0), nullptr);
+  EXPECT_EQ(listener.problem(), "no roof");
 }
 
 TEST(EngineLoop, AnUnloadedModelIsGoneAndComesBack) {

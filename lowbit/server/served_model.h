@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the server serves: models that can be loaded, and a loaded one with its engine and what
-// clients are told about it. A loaded one is made on the engine's thread; afterwards that thread
-// alone touches `engine`, and everything else is only read.
+// clients are told about it. A loaded one is made while others compute, then handed to the engine's
+// thread, which alone touches `engine`; everything else is only read.
 #pragma once
 
 #include <cstdint>
@@ -35,14 +35,15 @@ struct ServedModel {
   std::int64_t max_sequences = 0;
   std::string memory_plan;  // for people
   StepRoof roof;
-  std::unique_ptr<Engine> engine;  // last: it uses the others
+  std::function<Status(ServedModel&)> start;  // once, on the engine's thread, before any step
+  std::unique_ptr<Engine> engine;             // last: it uses the others
 
   const Tokenizer& tokenizer() const { return model->tokenizer(); }
   std::int64_t n_ctx() const { return engine->n_ctx(); }
 };
 
-/// n_bytes: what weights and KV cache together may take. Called on the engine's thread, between
-/// steps: loading uses the same team.
+/// n_bytes: what weights and KV cache together may take. Called on a thread of its own, beside the
+/// steps of others: it computes with its own team, whose threads inherit the caller's priority.
 using LoadModel = std::function<Result<std::unique_ptr<ServedModel>>(std::int64_t n_bytes)>;
 
 /// A model that is not loaded, or not yet.
