@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import json
+import os
+import resource
 import signal
 import socket
 import struct
@@ -414,6 +416,38 @@ def test_keys_are_checked_and_read_again(tmp_path):
     time.sleep(0.2)
     assert server.get("/v1/models", headers={"Authorization": "Bearer second"}).status == 200
     assert server.stop() == 0
+
+
+def cpu_seconds(server) -> float:
+    with open(f"/proc/{server.process.pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_descriptors_run_out():
+    server = Server(TINY)
+    with server.connect() as early:
+        n_open = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (n_open + 4, n_open + 4))
+        crowd = [server.connect() for _ in range(40)]  # the system takes them, the server cannot
+        time.sleep(0.5)
+        before = cpu_seconds(server)
+        time.sleep(0.5)
+        assert cpu_seconds(server) - before < 0.25  # it waits, it does not spin
+        early.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert early.recv(100).startswith(b"HTTP/1.1 200 ")
+        for connection in crowd:
+            connection.close()
+    server.wait_for(lambda: server.chat(max_tokens=2).status == 200)
+    assert server.stop() == 0
+
+
+def test_a_full_disk_stops_the_log_and_nothing_else():
+    server = Server(TINY, "--request-log", "/dev/full")
+    assert [server.chat(max_tokens=2).status for _ in range(3)] == [200] * 3
+    assert server.stop() == 0
+    warnings = [line for line in server.said if "cannot write the request log /dev/full: No space left on device" in line]
+    assert len(warnings) == 1
 
 
 def test_slow_requests_end_and_the_log_has_no_text(tmp_path):

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lowbit/app/command.h"
@@ -110,9 +113,17 @@ Exit serve(const Options& options) {
     if (!request_log) {
       return fail(Error(fmt::format("cannot write the request log {}", options.request_log)));
     }
-    calls.request = [file = request_log.get()](const std::string& json) {
-      std::fwrite((json + "\n").data(), 1, json.size() + 1, file);
-      std::fflush(file);
+    calls.request = [&options, file = request_log.get(),
+                     is_written = true](const std::string& json) mutable {
+      const std::string line = json + "\n";
+      const bool was_written =
+          std::exchange(is_written, std::fwrite(line.data(), 1, line.size(), file) == line.size() &&
+                                        std::fflush(file) == 0);
+      if (was_written && !is_written) {
+        spdlog::warn("cannot write the request log {}: {}; lines are lost until it can be",
+                     options.request_log, std::strerror(errno));
+      }
+      if (!was_written && is_written) spdlog::info("the request log is written again");
     };
   }
   raise_descriptor_limit();
