@@ -186,6 +186,12 @@ def test_requests_are_what_was_asked_for(played):
     assert {body["model"] for _, body, _ in played.asked} == {"other"}
 
 
+def test_more_fields(played):
+    assert bench(played.url, "--extra-body", '{"temperature": 0.5, "top_p": 0.9, "ignore_eos": false}').code == 0
+    for _, body, _ in played.asked:
+        assert (body["temperature"], body["top_p"], body["ignore_eos"]) == (0.5, 0.9, False)
+
+
 def test_without_ids_prompts_are_words(played):
     played.has_ids = False
     report = bench(played.url, "--random-input-len", 20, "--random-output-len", 2, "--json").json
@@ -323,6 +329,8 @@ def test_our_own_refusals():
         (["--burstiness", 0], "--burstiness"),
         (["--random-range-ratio", 2], "--random-range-ratio"),
         (["--endpoint", "embeddings"], "--endpoint"),
+        (["--extra-body", "temperature=1"], "no JSON object"),
+        (["--extra-body", '{"stream": false}'], "stream is set by the measurement"),
         (["--shape", "llama-1b"], "leave out"),
     ],
 )

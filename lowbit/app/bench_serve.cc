@@ -92,6 +92,17 @@ std::string path_of(const ServeBenchRequest& request) {
   return request.endpoint == "chat" ? "/v1/chat/completions" : "/v1/completions";
 }
 
+/// Why a text cannot be --extra-body; empty: it can.
+std::string refusal_of_extra(const std::string& text) {
+  const ordered_json fields = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!fields.is_object()) return "no JSON object, such as '{\"temperature\": 1}'";
+  for (const char* name :
+       {"model", "prompt", "messages", "max_tokens", "n", "stream", "stream_options"}) {
+    if (fields.contains(name)) return fmt::format("{} is set by the measurement", name);
+  }
+  return {};
+}
+
 std::string body_of(const ServeBenchRequest& request, const ordered_json& prompt,
                     std::int64_t n_output) {
   ordered_json body = {{"model", request.model}, {"max_tokens", n_output},
@@ -102,6 +113,7 @@ std::string body_of(const ServeBenchRequest& request, const ordered_json& prompt
   } else {
     body["prompt"] = prompt;
   }
+  body.update(ordered_json::parse(request.extra_body));
   return body.dump();
 }
 
@@ -357,6 +369,10 @@ void add_serve_bench_options(CLI::App& command, ServeBenchRequest& request) {
       ->check(CLI::Range(0.0, 1.0));
   group(command.add_option("--endpoint", request.endpoint, "completions (default) or chat"))
       ->check(CLI::IsMember({"completions", "chat"}));
+  group(command.add_option("--extra-body", request.extra_body,
+                           "JSON object of more fields of every request, or of other values: "
+                           "'{\"temperature\": 1}'"))
+      ->check(CLI::Validator(refusal_of_extra, "JSON"));
   group(command.add_option("--api-key", request.api_key, "the key that the server asks for"));
   group(command.add_option("--seed", request.seed, "of prompts, lengths and arrivals (0)"));
   group(command.add_flag("--save-detailed", request.detailed,

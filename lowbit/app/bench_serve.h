@@ -17,6 +17,7 @@ struct ServeBenchRequest {
   std::string model;  // empty: the first that the server names
   std::string api_key;
   std::string endpoint = "completions";
+  std::string extra_body = "{}";  // fields of a JSON object
   std::int64_t n_prompts = 100;
   double request_rate = std::numeric_limits<double>::infinity();
   double burstiness = 1;
