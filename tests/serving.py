@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import openai
-from conftest import BINARY
+from conftest import BINARY, GOLDEN
 
 
 class Answer:
@@ -28,6 +29,16 @@ class Answer:
         assert set(error) == {"message", "type", "param", "code"}, error
         assert error["message"], error
         return error
+
+
+def model_with_tools(folder: Path) -> Path:
+    """The tiny model qwen2 with a template that reads tools."""
+    model = folder / "qwen2"
+    shutil.copytree(GOLDEN / "qwen2", model)
+    template = model / "chat_template.jinja"
+    reads = "{% if tools %}tools: {% for tool in tools %}{{ tool.function.name }} {% endfor %}{% endif %}"
+    template.write_text(reads + template.read_text())
+    return model
 
 
 def openai_client(server: "Server", api_key: str = "none", max_retries: int = 0) -> openai.OpenAI:

@@ -4,16 +4,12 @@ of random weights: what it would say freely is noise, so whatever fits a schema 
 import concurrent.futures
 import json
 import math
-import shutil
 
 import jsonschema
 import openai
 import pytest
-from conftest import GOLDEN
-from serving import Server, openai_client
+from serving import Server, model_with_tools, openai_client
 
-TINY = GOLDEN / "qwen2"
-TOOL_TEMPLATE = """{% if tools %}tools: {% for tool in tools %}{{ tool.function.name }} {% endfor %}{% endif %}"""
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 SCHEMA = {
     "type": "object",
@@ -34,11 +30,7 @@ CLOCK = {"type": "function", "function": {"name": "clock"}}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    model = tmp_path_factory.mktemp("model") / "qwen2"
-    shutil.copytree(TINY, model)
-    template = model / "chat_template.jinja"
-    template.write_text(TOOL_TEMPLATE + template.read_text())
-    server = Server(model)
+    server = Server(model_with_tools(tmp_path_factory.mktemp("model")))
     yield server
     assert server.stop() == 0
 
