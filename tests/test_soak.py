@@ -4,19 +4,21 @@ import os
 import subprocess
 
 import pytest
-from conftest import GOLDEN, ROOT
+from conftest import ROOT
+from serving import model_with_tools
 from test_scripts import load
 
 SOAK = ROOT / "scripts/soak"
 MINUTES = os.environ.get("SOAK_MINUTES", "2")
 
 
-def test_two_minutes_of_random_load():
-    command = [SOAK, "-m", GOLDEN / "qwen2", "--minutes", MINUTES]
+def test_two_minutes_of_random_load(tmp_path):
+    command = [SOAK, "-m", model_with_tools(tmp_path), "--minutes", MINUTES]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60 * float(MINUTES) + 600)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("No fault.\n") and "whole answers" in done.stdout and "answers left in the middle" in done.stdout
+    assert "embeddings" in done.stdout
 
 
 @pytest.fixture(scope="module")
