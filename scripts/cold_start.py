@@ -19,9 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-LOWBIT = ROOT / "build/release/lowbit"
-CACHE = Path(os.environ.get("LOWBIT_CACHE", ROOT / "cache"))
+from comparison import CACHE, LOWBIT, ROOT
+
 PROMPT = "Write a long story about a lighthouse keeper and the sea."
 WAYS = ["lowbit", "lowbit --pack-cache", "llama.cpp"]
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LOWBIT = ROOT / "build/release/lowbit"
+CACHE = Path(os.environ.get("LOWBIT_CACHE", ROOT / "cache"))
 KV_RECIPE = {"f16": "f16", "int8": "int8.token"}
 KV_PEER = {"f16": "f16", "int8": "q8_0"}
 
@@ -80,6 +81,24 @@ def output(command: list, binary: bool = False) -> tuple[str, float]:
         raise Failed(f"{' '.join(map(str, command))}: exit {done.returncode}\n{str(done.stderr).strip()[-2000:]}")
     foreign = (busy_seconds() - busy) - (children_seconds() - own)
     return done.stdout, max(0.0, foreign) / ((time.monotonic() - start) * os.cpu_count())
+
+
+def made(name: str, source: Path | None, *command) -> Path:
+    """A file of the cache, made by lowbit where it is not there or older than its source."""
+    path = CACHE / "compare" / name
+    newest = max(LOWBIT.stat().st_mtime, source.stat().st_mtime) if source else 0
+    if not path.exists() or path.stat().st_mtime < newest:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        output([LOWBIT, *command, path])
+    return path
+
+
+def in_scheme(model: Path, scheme: str) -> Path:
+    return made(f"{model.stem}-{scheme}.gguf", model, "quantize", "-m", model, scheme, "--no-self-test", "-o")
+
+
+def of_shape(shape: str, scheme: str) -> Path:
+    return made(f"{shape}-{scheme}.gguf", None, "bench", "--shape", shape, "--recipe", f"w={scheme}", "--write")
 
 
 def cpu_name() -> str:

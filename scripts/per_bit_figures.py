@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 import quality
-from comparison import LOWBIT, ROOT, Failed, output, say
+from comparison import CACHE, LOWBIT, ROOT, Failed, output, say
 
-FOLDER = quality.CACHE / "figures"
+FOLDER = CACHE / "figures"
 METHODS = ROOT / "scripts/recipes/methods.txt"
 # (this, must diverge less than that), of the recipes in METHODS
 ORDER = [
@@ -72,7 +72,7 @@ def tasks(teacher: Path, calibration: Path) -> str:
     folder = FOLDER / f"tasks-{teacher.stem}"
     folder.mkdir(parents=True, exist_ok=True)
     items = folder / "items.jsonl"
-    output([ROOT / "scripts/cloze-tasks", "--cache", quality.CACHE, "-o", items])
+    output([ROOT / "scripts/cloze-tasks", "--cache", CACHE, "-o", items])
     base = answers(teacher, items, folder / "teacher.jsonl")
     n = len(base)
     right = [a["chosen"] == a["answer"] for a in base]

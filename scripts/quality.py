@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from comparison import LOWBIT, ROOT, Failed, Peer, output, say
+from comparison import CACHE, LOWBIT, ROOT, Failed, Peer, output, say
 
 TYPES = (
     "IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M Q2_K_S Q2_K IQ3_XXS IQ3_XS IQ3_S IQ3_M Q3_K_S Q3_K_M Q3_K_L IQ4_XS IQ4_NL Q4_0 Q4_1 "
@@ -28,7 +28,6 @@ NEAR = 0.01  # sizes within this share are equal
 BYTES_OF_TEXT = 60_000
 N_SLICES, BYTES_OF_SLICE = 128, 1_800  # about 512 tokens each
 CALIBRATION_WINDOWS = 64  # of 512 tokens for our methods: half of what the peer's matrix comes from
-CACHE = Path(os.environ.get("LOWBIT_CACHE", ROOT / "cache"))
 FOLDER = (CACHE / "compare/quality").resolve()  # files are known by their paths
 
 

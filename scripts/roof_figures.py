@@ -5,17 +5,14 @@ measurement that other processes disturbed are marked.
 """
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import cold_start
-from comparison import Failed
+from comparison import CACHE, LOWBIT, ROOT, Failed
 
-ROOT = Path(__file__).resolve().parent.parent
-LOWBIT = ROOT / "build/release/lowbit"
-FOLDER = Path(os.environ.get("LOWBIT_CACHE", ROOT / "cache")) / "figures"
+FOLDER = CACHE / "figures"
 QUICK: list[str] = []  # for scripts/compare: ["--quick"] makes one pair of each, with small numbers
 GEMM, GEMV = "512x2048x8192", "1x8192x4096"
 ABOVE_ANY_ROOF = 1.1  # who reaches more had a quieter moment than the probe beside it
@@ -32,14 +29,16 @@ class Reached(NamedTuple):
 
     def line(self) -> str:
         def text(number: float) -> str:
-            return f"{100 * number:.0f} %" if self.unit == "%" else f"{number:.2f} x"
+            if self.unit != "%":
+                return f"{number:.2f} x"
+            return f"{100 * number:.0f} %" if number >= 0.1 else f"{100 * number:.2g} %"
 
         sign = "<=" if self.at_most else ">="
         if self.value is None:
             return f"| {self.what} | {sign} {text(self.target)} | not measured here | |"
         met = self.value <= self.target if self.at_most else self.value >= self.target
         verdict = "met" if met else "**missed**"
-        if self.unit == "%" and self.value > ABOVE_ANY_ROOF:
+        if self.unit == "%" and not self.at_most and self.value > ABOVE_ANY_ROOF:
             verdict = "disturbed"
         return f"| {self.what} | {sign} {text(self.target)} | {text(self.value)}{self.note} | {verdict} |"
 

@@ -289,7 +289,7 @@ def test_figures_of_the_roof_are_kept_and_resumed(tmp_path, monkeypatch, capsys)
         return measure
 
     monkeypatch.setattr(roof, "PARTS", {"a": part("a"), "b": part("b", broken=True), "c": part("c")})
-    run = lambda **more: figures.roof(["a", "b", "c"], "m.gguf", **{"resume": False, "report": False} | more)  # noqa: E731
+    run = lambda **more: figures.figures_of(["a", "b", "c"], "m.gguf", **{"resume": False, "report": False} | more)  # noqa: E731
     first = run()
     assert "b failed: exit 3" in capsys.readouterr().err
     assert "| speed of a | >= 90 % | 95 % | met |" in first and "`c of m.gguf`" in first and "all of c" in first
