@@ -41,6 +41,10 @@ struct VectorKernels {
   /// m = max(x); p = exp(x - m); l = lanes of lane + p; out = p / l.
   void (*softmax)(const float* x, std::int64_t n, float* out);
 
+  /// p = exp((max(x, -infinity) - top) / divisor), so that a NaN weighs nothing; out = p; gives the
+  /// sum: lanes of lane + p. No x is above top, which is finite; divisor > 0.
+  float (*weigh)(const float* x, float top, float divisor, std::int64_t n, float* out);
+
   /// out = every block of x times the orthonormal Hadamard matrix: the additions of
   /// formats/basis.h in their order. n: whole blocks; block: a power of two. out may be x.
   void (*hadamard)(const float* x, std::int64_t block, std::int64_t n, float* out);

@@ -133,6 +133,20 @@ void row_softmax(const float* x, std::int64_t n, float* out) {
       });
 }
 
+float row_weigh(const float* x, float top, float divisor, std::int64_t n, float* out) {
+  constexpr float lowest = -__builtin_inff();
+  const f32x16 m = splat(top), d = splat(divisor);
+  f32x16 lanes = splat(0.0f);
+  for_vectors(
+      n, [&](std::int64_t i, int count) __attribute__((always_inline)) {
+        const f32x16 a = count == n_lanes ? load(x + i) : load_filled(x + i, count, lowest);
+        const f32x16 p = exp_of_low(div(sub(max(a, splat(lowest)), m), d));
+        lanes = add(lanes, p);
+        store_some(out + i, p, count);
+      });
+  return sum(lanes);
+}
+
 /// a[i] + a[i + h] in lane i, where i has the bit h clear, and a[i] - a[i + h] in lane i + h.
 template <int h>
 LOWBIT_PRIMITIVE f32x16 butterfly(f32x16 a, const std::int32_t* lanes) {
@@ -194,5 +208,6 @@ constexpr VectorKernels vector_kernels{.rms_norm = row_rms_norm,
                                        .rope_rotate = row_rope_rotate,
                                        .max = row_max,
                                        .softmax = row_softmax,
+                                       .weigh = row_weigh,
                                        .hadamard = row_hadamard,
                                        .to_half = row_to_half};

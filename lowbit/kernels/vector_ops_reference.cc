@@ -84,6 +84,16 @@ void softmax(const float* x, std::int64_t n, float* out) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = out[i] / l;
 }
 
+float weigh(const float* x, float top, float divisor, std::int64_t n, float* out) {
+  constexpr float lowest = -std::numeric_limits<float>::infinity();
+  Lanes lanes{};
+  for (std::int64_t i = 0; i < n; ++i) {
+    out[i] = math::exp((larger(x[i], lowest) - top) / divisor);
+    lanes[lane_of(i)] += out[i];
+  }
+  return sum_tree(lanes);
+}
+
 void hadamard(const float* x, std::int64_t block, std::int64_t n, float* out) {
   std::copy_n(x, n, out);
   apply_hadamard(block, {out, static_cast<std::size_t>(n)});
@@ -95,7 +105,7 @@ void to_half(const float* x, std::int64_t n, std::uint16_t* out) {
 
 }  // namespace
 
-const VectorKernels reference_vector_kernels{rms_norm, add,     scale,    silu_mul, rope_rotate,
-                                             max,      softmax, hadamard, to_half};
+const VectorKernels reference_vector_kernels{rms_norm, add,     scale, silu_mul, rope_rotate,
+                                             max,      softmax, weigh, hadamard, to_half};
 
 }  // namespace lowbit

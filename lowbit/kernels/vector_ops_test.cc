@@ -60,6 +60,10 @@ const std::vector<Operation>& operations() {
       {"rope_rotate", [](K k, In, In y, N n, float* out) { k.rope_rotate(out, y, y + n, n); }},
       {"max", [](K k, In x, In, N n, float* out) { *out = k.max(x, n); }},
       {"softmax", [](K k, In x, In, N n, float* out) { k.softmax(x, n, out); }},
+      {"weigh",
+       [](K k, In x, In, N n, float* out) {
+         out[n] = k.weigh(x, reference_vector_kernels.max(x, n), 0.7f, n, out);
+       }},
       {"hadamard 1", [](K k, In x, In, N n, float* out) { k.hadamard(x, 1, n, out); }},
       {"hadamard 2", [](K k, In x, In, N n, float* out) { k.hadamard(x, 2, n / 2 * 2, out); }},
       {"hadamard 8", [](K k, In x, In, N n, float* out) { k.hadamard(x, 8, n / 8 * 8, out); }},
@@ -100,6 +104,25 @@ TEST(VectorOps, EveryInstructionSetGivesTheReferenceBits) {
         }
       }
     }
+  }
+}
+
+TEST(VectorOps, WeighGivesNotANumberNothing) {
+  std::vector<float> x = numbers(40, seed);
+  x[20] = std::nanf("");
+  x[39] = -std::numeric_limits<float>::infinity();
+  const float top = reference_vector_kernels.max(x.data(), 40);
+  for (const KernelTable* table : available_kernels()) {
+    std::vector<float> out(40);
+    const float sum = table->vector.weigh(x.data(), top, 2, 40, out.data());
+    EXPECT_EQ(out[20], 0);
+    EXPECT_EQ(out[39], 0);
+    double truth = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      if (i == 20) continue;
+      truth += std::exp((static_cast<double>(x[i]) - top) / 2);
+    }
+    EXPECT_NEAR(sum, truth, 1e-5 * truth) << name_of(table->isa);
   }
 }
 

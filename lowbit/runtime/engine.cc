@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include "lowbit/kernels/kernel_table.h"
+
 namespace lowbit {
 namespace {
 
@@ -94,16 +96,21 @@ Result<std::unique_ptr<Engine>> Engine::create(Backend& backend, const ModelWeig
   auto cache = KvCache::create(backend, shape, used->n_kv_positions);
   if (!cache) return std::move(cache).error();
   if (used->occupy_kv) cache->occupy();
-  return std::unique_ptr<Engine>(new Engine(backend, model, tokenizer, *used, *std::move(cache)));
+  const auto kernels = select_kernels();
+  if (!kernels) return Error(kernels.error());
+  return std::unique_ptr<Engine>(
+      new Engine(backend, model, tokenizer, *used, *std::move(cache), (*kernels)->vector));
 }
 
 Engine::Engine(Backend& backend, const ModelWeights& model, const Tokenizer* tokenizer,
-               const EngineOptions& options, KvCache cache)
+               const EngineOptions& options, KvCache cache, const VectorKernels& kernels)
     : model_(model),
       tokenizer_(tokenizer),
       options_(options),
       scheduler_(std::move(cache), scheduler_options(options)),
       forward_(backend, model, options.step_tokens),
+      kernels_(kernels),
+      sampler_(kernels),
       allowed_(static_cast<std::size_t>(token_mask_words(model.config.n_vocab))) {}
 
 Engine::~Engine() = default;
@@ -301,7 +308,7 @@ void Engine::choose_token(Sequence& sequence, std::span<const float> logits) {
   ++stats_.n_generated_tokens;
   Output& output = add_output(sequence);
   output.token = token;
-  if (request.n_top) output.logprobs = logprobs_of(logits, token, *request.n_top);
+  if (request.n_top) output.logprobs = logprobs_of(logits, token, *request.n_top, kernels_);
   output.finish = finish_of(sequence, token);
   show(sequence, token, output);
   if (output.finish) sequence.id = 0;

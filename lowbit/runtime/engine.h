@@ -94,7 +94,7 @@ class Engine {
 
  private:
   Engine(Backend& backend, const ModelWeights& model, const Tokenizer* tokenizer,
-         const EngineOptions& options, KvCache cache);
+         const EngineOptions& options, KvCache cache, const VectorKernels& kernels);
 
   Status check_request(const Request& request) const;
   bool is_queue_full(const Request& request) const;
@@ -113,6 +113,7 @@ class Engine {
   EngineOptions options_;
   Scheduler scheduler_;
   Forward forward_;
+  const VectorKernels& kernels_;
   Sampler sampler_;
   StepCost cost_;
   EngineStats stats_;  // what is counted here

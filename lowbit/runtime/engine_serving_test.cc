@@ -306,7 +306,7 @@ TEST_F(EngineTest, TimeDecidesWhenButNotWhat) {
     EXPECT_EQ(finished_[stream], FinishReason::length);
   }
   // A decode was seen to take 2 s and a token of the first prompt 0.1 s; a tenth is kept back.
-  EXPECT_EQ(chunks, (std::vector<std::int64_t>{250, 32, 106, 250}));
+  EXPECT_EQ(chunks, (std::vector<std::int64_t>{250, 8, 106, 250}));
 }
 
 TEST_F(EngineTest, StatsTellTheLifeOfARequest) {

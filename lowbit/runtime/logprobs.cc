@@ -2,6 +2,7 @@
 #include "lowbit/runtime/logprobs.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -9,13 +10,17 @@
 
 namespace lowbit {
 
-TokenLogprobs logprobs_of(std::span<const float> logits, std::int32_t token, int n_top) {
+TokenLogprobs logprobs_of(std::span<const float> logits, std::int32_t token, int n_top,
+                          const VectorKernels& kernels) {
   constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
-  float most = minus_infinity;
-  for (const float logit : logits) most = logit > most ? logit : most;
+  const float most = kernels.max(logits.data(), std::ssize(logits));
   double sum = 0;
-  for (const float logit : logits) {
-    if (!std::isnan(logit)) sum += static_cast<double>(math::exp(logit - most));
+  std::array<float, 1024> weights;
+  for (std::size_t first = 0; std::isfinite(most) && first < logits.size();
+       first += weights.size()) {
+    const auto some = logits.subspan(first, std::min(weights.size(), logits.size() - first));
+    sum +=
+        static_cast<double>(kernels.weigh(some.data(), most, 1, std::ssize(some), weights.data()));
   }
   const float log_sum = math::log(static_cast<float>(sum));
   const auto of = [&](std::size_t id) {

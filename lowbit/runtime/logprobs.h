@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "lowbit/kernels/vector_ops.h"
+
 namespace lowbit {
 
 struct TokenLogprob {
@@ -21,6 +23,7 @@ struct TokenLogprobs {
 };
 
 /// logits: (n_vocab); NaN counts as minus infinity. n_top: at most n_vocab are given.
-TokenLogprobs logprobs_of(std::span<const float> logits, std::int32_t token, int n_top);
+TokenLogprobs logprobs_of(std::span<const float> logits, std::int32_t token, int n_top,
+                          const VectorKernels& kernels = reference_vector_kernels);
 
 }  // namespace lowbit

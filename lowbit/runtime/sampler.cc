@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <string>
 
@@ -24,16 +25,22 @@ bool is_likelier(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
 }
 
-double weight_of(float logit) {
-  return static_cast<double>(math::exp(logit));
+/// Tokens that are looked at together: what is known of a block (its largest logit, the sum of its
+/// weights) spares a look at each.
+constexpr std::size_t block_tokens = 1024;
+
+/// Roundings may give two logits the same weight.
+bool is_heavier(const Candidate& a, const Candidate& b) {
+  return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
 }
 
-std::int32_t argmax(std::span<const float> logits) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best]) best = i;
-  }
-  return static_cast<std::int32_t>(best);
+/// Weights from 0 to 1 by the first bits of their float: eight buckets an octave, heavier ones
+/// later.
+constexpr int bucket_shift = 20;
+constexpr std::size_t n_weight_buckets = (std::bit_cast<std::uint32_t>(1.0f) >> bucket_shift) + 1;
+
+std::size_t bucket_of(const Candidate& candidate) {
+  return std::bit_cast<std::uint32_t>(static_cast<float>(candidate.weight)) >> bucket_shift;
 }
 
 std::int32_t first_of(std::span<const std::uint64_t> allowed) {
@@ -85,65 +92,61 @@ Status check(const SamplingParams& params, std::int64_t n_vocab) {
 std::int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& params,
                              const EarlierTokens& earlier, std::uint64_t position,
                              std::span<const std::uint64_t> allowed) {
-  const std::span<const Candidate> candidates = distribution(logits, params, earlier, allowed);
-  if (candidates.size() == 1) return candidates.front().token;
-  double total = 0;
-  for (const Candidate& candidate : candidates) total += candidate.weight;
-  const double drawn = uniform_draw(params.seed, position) * total;
-  double passed = 0;
-  std::int32_t last_possible = candidates.front().token;
-  for (const Candidate& candidate : candidates) {
-    if (!(candidate.weight > 0)) continue;
-    passed += candidate.weight;
-    last_possible = candidate.token;
-    if (drawn < passed) break;
+  const Top top = prepare(logits, params, earlier, allowed);
+  if (top.is_choice) return top.token;
+  const double part = uniform_draw(params.seed, position);
+  if (params.top_k == 0 && params.top_p == 1 && params.min_p == 0) {
+    weigh(top, params.temperature);
+    return draw_from_all(part);
   }
-  return last_possible;
+  filter(params, top);
+  return draw_from_candidates(part);
 }
 
 std::span<const Candidate> Sampler::distribution(std::span<const float> logits,
                                                  const SamplingParams& params,
                                                  const EarlierTokens& earlier,
                                                  std::span<const std::uint64_t> allowed) {
-  adjust(logits, params, earlier);
-  mask(allowed);
-  std::int32_t likeliest = argmax(logits_);
-  if (!allowed.empty() && logits_[static_cast<std::size_t>(likeliest)] == minus_infinity) {
-    likeliest = first_of(allowed);
-  }
-  const float top = logits_[static_cast<std::size_t>(likeliest)];
-  candidates_.clear();
-  if (params.temperature == 0 || params.top_k == 1 || std::isinf(top)) {
-    candidates_.push_back({likeliest, top, 1});
-    return candidates_;
-  }
-  for (float& logit : logits_) logit = (logit - top) / params.temperature;
-  if (params.top_k > 0) {
-    keep_likeliest(static_cast<std::size_t>(params.top_k));
-    if (params.top_p < 1) keep_mass(static_cast<double>(params.top_p) * total_weight());
-  } else if (params.top_p < 1) {
-    keep_mass_of_all(params.top_p);
+  const Top top = prepare(logits, params, earlier, allowed);
+  if (top.is_choice) {
+    candidates_.assign(1, {top.token, top.logit, 1});
   } else {
-    keep_all();
-  }
-  if (params.min_p > 0) {
-    std::erase_if(candidates_, [&](const Candidate& candidate) {
-      return candidate.weight < static_cast<double>(params.min_p);
-    });
+    filter(params, top);
   }
   return candidates_;
 }
 
-void Sampler::adjust(std::span<const float> logits, const SamplingParams& params,
-                     const EarlierTokens& earlier) {
-  logits_.assign(logits.begin(), logits.end());
-  counts_.resize(logits.size());
+/// The logits after everything that changes them, and the likeliest token.
+Sampler::Top Sampler::prepare(std::span<const float> logits, const SamplingParams& params,
+                              const EarlierTokens& earlier,
+                              std::span<const std::uint64_t> allowed) {
+  logits_ = logits;
+  const bool is_changed = params.repetition_penalty != 1 || params.presence_penalty != 0 ||
+                          params.frequency_penalty != 0 || !params.logit_bias.empty() ||
+                          !allowed.empty();
+  if (is_changed) {
+    own_.assign(logits.begin(), logits.end());
+    logits_ = own_;
+    adjust(params, earlier);
+    mask(allowed);
+  }
+  Top top{.token = likeliest()};
+  top.logit = logits_[static_cast<std::size_t>(top.token)];
+  const bool nothing_is_possible = !(top.logit > minus_infinity);
+  if (nothing_is_possible && !allowed.empty()) top.token = first_of(allowed);
+  top.is_choice =
+      params.temperature == 0 || params.top_k == 1 || nothing_is_possible || std::isinf(top.logit);
+  return top;
+}
+
+void Sampler::adjust(const SamplingParams& params, const EarlierTokens& earlier) {
+  counts_.resize(own_.size());
   const auto at = [](std::int32_t token) { return static_cast<std::size_t>(token); };
   if (params.repetition_penalty != 1) {
     for (const auto tokens : {earlier.prompt, earlier.generated}) {
       for (const std::int32_t token : tokens) {
         if (counts_[at(token)]++ != 0) continue;
-        float& logit = logits_[at(token)];
+        float& logit = own_[at(token)];
         logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
       }
     }
@@ -155,15 +158,12 @@ void Sampler::adjust(std::span<const float> logits, const SamplingParams& params
     for (const std::int32_t token : earlier.generated) ++counts_[at(token)];
     for (const std::int32_t token : earlier.generated) {
       if (counts_[at(token)] == 0) continue;
-      logits_[at(token)] -= params.presence_penalty +
-                            params.frequency_penalty * static_cast<float>(counts_[at(token)]);
+      own_[at(token)] -= params.presence_penalty +
+                         params.frequency_penalty * static_cast<float>(counts_[at(token)]);
       counts_[at(token)] = 0;
     }
   }
-  for (const auto& [token, bias] : params.logit_bias) logits_[at(token)] += bias;
-  for (float& logit : logits_) {
-    if (std::isnan(logit)) logit = minus_infinity;
-  }
+  for (const auto& [token, bias] : params.logit_bias) own_[at(token)] += bias;
 }
 
 void Sampler::mask(std::span<const std::uint64_t> allowed) {
@@ -171,101 +171,171 @@ void Sampler::mask(std::span<const std::uint64_t> allowed) {
     if (~allowed[word] == 0) continue;
     const std::size_t first = word * token_mask_word_bits;
     const std::size_t last =
-        std::min(logits_.size(), first + static_cast<std::size_t>(token_mask_word_bits));
+        std::min(own_.size(), first + static_cast<std::size_t>(token_mask_word_bits));
     for (std::size_t i = first; i < last; ++i) {
-      if ((allowed[word] >> (i - first) & 1) == 0) logits_[i] = minus_infinity;
+      own_[i] = (allowed[word] >> (i - first) & 1) != 0 ? own_[i] : minus_infinity;
     }
   }
 }
 
-void Sampler::keep_all() {
-  candidates_.clear();
-  candidates_.reserve(logits_.size());
-  for (std::size_t i = 0; i < logits_.size(); ++i) {
-    candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], weight_of(logits_[i])});
+/// The first of the largest; 0 where all are NaN.
+std::int32_t Sampler::likeliest() const {
+  float most = minus_infinity;
+  std::size_t best_block = 0;
+  for (std::size_t first = 0; first < logits_.size(); first += block_tokens) {
+    const auto block = logits_.subspan(first, std::min(block_tokens, logits_.size() - first));
+    const float largest = kernels_->max(block.data(), std::ssize(block));
+    if (!(largest > most)) continue;
+    most = largest;
+    best_block = first;
+  }
+  for (std::size_t i = best_block; i < logits_.size(); ++i) {
+    if (logits_[i] == most) return static_cast<std::int32_t>(i);
+  }
+  return 0;
+}
+
+void Sampler::weigh(const Top& top, float temperature) {
+  weights_.resize(logits_.size());
+  block_sums_.clear();
+  total_ = 0;
+  for (std::size_t first = 0; first < logits_.size(); first += block_tokens) {
+    const std::size_t n_tokens = std::min(block_tokens, logits_.size() - first);
+    block_sums_.push_back(kernels_->weigh(logits_.data() + first, top.logit, temperature,
+                                          static_cast<std::int64_t>(n_tokens),
+                                          weights_.data() + first));
+    total_ += static_cast<double>(block_sums_.back());
   }
 }
 
-/// Tokens of at least this logit, likeliest first.
-void Sampler::keep_above(float bound) {
-  candidates_.clear();
-  for (std::size_t i = 0; i < logits_.size(); ++i) {
-    if (logits_[i] < bound) continue;
-    candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], weight_of(logits_[i])});
+/// In the order of ids. The sum of a block and its weights one by one differ by roundings: then the
+/// draw goes on into the next block.
+std::int32_t Sampler::draw_from_all(double part) const {
+  const double drawn = part * total_;
+  double passed = 0;
+  std::size_t block = 0;
+  for (; block + 1 < block_sums_.size(); ++block) {
+    const double after = passed + static_cast<double>(block_sums_[block]);
+    if (drawn < after) break;
+    passed = after;
   }
-  std::sort(candidates_.begin(), candidates_.end(), is_likelier);
+  std::size_t last_possible = 0;
+  for (std::size_t i = block * block_tokens; i < weights_.size(); ++i) {
+    if (!(weights_[i] > 0)) continue;
+    last_possible = i;
+    passed += static_cast<double>(weights_[i]);
+    if (drawn < passed) break;
+  }
+  return static_cast<std::int32_t>(last_possible);
 }
 
-/// The n_kept likeliest, likeliest first. One comparison for most tokens: what is below the worst
-/// of the n_kept best so far is passed over.
-void Sampler::keep_likeliest(std::size_t n_kept) {
-  candidates_.clear();
-  n_kept = std::min(n_kept, logits_.size());
-  constexpr std::size_t slack = 1024;  // candidates gathered before the worst are dropped
-  const auto end_of_kept = [&] {
-    return candidates_.begin() + static_cast<std::ptrdiff_t>(n_kept);
-  };
-  float bound = minus_infinity;
-  for (std::size_t i = 0; i < logits_.size(); ++i) {
-    if (logits_[i] < bound) continue;
-    candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], 0});
-    if (candidates_.size() < n_kept + slack) continue;
-    std::nth_element(candidates_.begin(), end_of_kept() - 1, candidates_.end(), is_likelier);
-    candidates_.resize(n_kept);
-    bound = candidates_.back().logit;
+std::int32_t Sampler::draw_from_candidates(double part) const {
+  const double drawn = part * candidate_weight();
+  double passed = 0;
+  std::int32_t last_possible = candidates_.front().token;
+  for (const Candidate& candidate : candidates_) {
+    if (!(candidate.weight > 0)) continue;
+    passed += candidate.weight;
+    last_possible = candidate.token;
+    if (drawn < passed) break;
   }
-  if (candidates_.size() > n_kept) {
-    std::nth_element(candidates_.begin(), end_of_kept(), candidates_.end(), is_likelier);
-    candidates_.resize(n_kept);
-  }
-  std::sort(candidates_.begin(), candidates_.end(), is_likelier);
-  for (Candidate& candidate : candidates_) candidate.weight = weight_of(candidate.logit);
+  return last_possible;
 }
 
-double Sampler::total_weight() const {
+/// The candidates: of top_k likeliest first, otherwise in the order of ids.
+void Sampler::filter(const SamplingParams& params, const Top& top) {
+  if (params.top_k > 0) {
+    keep_likeliest(params, top);
+    if (params.top_p < 1) keep_mass(static_cast<double>(params.top_p) * candidate_weight());
+  } else {
+    weigh(top, params.temperature);
+    const double mass = static_cast<double>(params.top_p) * total_;
+    // Most distributions need few tokens: those of less weight are looked at only where they must.
+    constexpr float least_weight = 0x1p-10f;
+    keep_above(params.top_p < 1 ? least_weight : 0);
+    if (params.top_p < 1 && candidate_weight() < mass) keep_above(0);
+    if (params.top_p < 1) keep_mass(mass);
+  }
+  if (params.min_p > 0) {
+    std::erase_if(candidates_, [&](const Candidate& candidate) {
+      return candidate.weight < static_cast<double>(params.min_p);
+    });
+  }
+}
+
+double Sampler::candidate_weight() const {
   double total = 0;
   for (const Candidate& candidate : candidates_) total += candidate.weight;
   return total;
 }
 
-/// Cuts the sorted candidates to the fewest that hold the mass; false, and all stay, if they do
-/// not.
-bool Sampler::keep_mass(double mass) {
-  double passed = 0;
-  for (std::size_t i = 0; i < candidates_.size(); ++i) {
-    passed += candidates_[i].weight;
-    if (passed >= mass) {
-      candidates_.resize(i + 1);
-      return true;
+/// Tokens of at least this weight and above 0, in the order of ids. No weight of a block is above
+/// its sum.
+void Sampler::keep_above(float least_weight) {
+  candidates_.clear();
+  for (std::size_t block = 0; block < block_sums_.size(); ++block) {
+    if (block_sums_[block] < least_weight) continue;
+    const std::size_t first = block * block_tokens;
+    const std::size_t last = std::min(first + block_tokens, weights_.size());
+    for (std::size_t i = first; i < last; ++i) {
+      if (weights_[i] < least_weight || weights_[i] == 0) continue;
+      candidates_.push_back(
+          {static_cast<std::int32_t>(i), logits_[i], static_cast<double>(weights_[i])});
     }
   }
-  return false;
 }
 
-/// The fewest likeliest tokens that hold top_p of all weight. Weights gathered by logit tell below
-/// which logit no token can be needed; only the tokens above are sorted.
-void Sampler::keep_mass_of_all(float top_p) {
-  constexpr std::size_t n_buckets = 128;
-  constexpr float buckets_per_nat = 8;
-  std::array<double, n_buckets> buckets{};
-  double total = 0;
-  for (const float logit : logits_) {
-    const double weight = weight_of(logit);
-    const float distance = std::min(-logit * buckets_per_nat, static_cast<float>(n_buckets - 1));
-    buckets[static_cast<std::size_t>(distance)] += weight;
-    total += weight;
+/// The top_k likeliest, likeliest first. One look at most blocks: what is below the worst of the
+/// top_k best so far is passed over.
+void Sampler::keep_likeliest(const SamplingParams& params, const Top& top) {
+  candidates_.clear();
+  const std::size_t n_kept = std::min(static_cast<std::size_t>(params.top_k), logits_.size());
+  const auto drop_worst = [&] {
+    if (candidates_.size() <= n_kept) return;
+    const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(n_kept);
+    std::nth_element(candidates_.begin(), end - 1, candidates_.end(), is_likelier);
+    candidates_.resize(n_kept);
+  };
+  float bound = minus_infinity;
+  for (std::size_t first = 0; first < logits_.size(); first += block_tokens) {
+    const std::size_t last = std::min(first + block_tokens, logits_.size());
+    const auto n_tokens = static_cast<std::int64_t>(last - first);
+    if (kernels_->max(logits_.data() + first, n_tokens) < bound) continue;
+    for (std::size_t i = first; i < last; ++i) {
+      if (!(logits_[i] >= bound)) continue;
+      candidates_.push_back({static_cast<std::int32_t>(i), logits_[i], 0});
+    }
+    drop_worst();
+    if (candidates_.size() == n_kept) bound = candidates_.back().logit;
   }
-  const double mass = static_cast<double>(top_p) * total;
+  std::sort(candidates_.begin(), candidates_.end(), is_likelier);
+  for (Candidate& candidate : candidates_) {
+    candidate.weight =
+        static_cast<double>(math::exp((candidate.logit - top.logit) / params.temperature));
+  }
+}
+
+/// Keeps the fewest that hold the mass, heaviest first; all where roundings leave them just below
+/// it. Weights are gathered in buckets; only the bucket at the border is sorted.
+void Sampler::keep_mass(double mass) {
+  std::array<double, n_weight_buckets> masses{};
+  for (const Candidate& candidate : candidates_) masses[bucket_of(candidate)] += candidate.weight;
+  std::size_t border = n_weight_buckets;
+  double passed = 0;
+  while (border > 0 && passed + masses[border - 1] < mass) passed += masses[--border];
+  if (border == 0) return;
+  --border;
+  at_border_.clear();
+  std::ranges::copy_if(candidates_, std::back_inserter(at_border_),
+                       [&](const Candidate& candidate) { return bucket_of(candidate) == border; });
+  std::sort(at_border_.begin(), at_border_.end(), is_heavier);
   std::size_t n_needed = 0;
-  for (double passed = 0; n_needed < n_buckets && passed < mass; ++n_needed) {
-    passed += buckets[n_needed];
-  }
-  if (n_needed < n_buckets) {
-    keep_above(-static_cast<float>(n_needed) / buckets_per_nat);
-    if (keep_mass(mass)) return;
-  }
-  keep_above(minus_infinity);  // the last bucket has no lower end, and sums round differently
-  keep_mass(mass);
+  while (n_needed < at_border_.size() && passed < mass) passed += at_border_[n_needed++].weight;
+  const Candidate last = at_border_[n_needed - 1];
+  std::erase_if(candidates_, [&](const Candidate& candidate) {
+    const std::size_t bucket = bucket_of(candidate);
+    return bucket < border || (bucket == border && is_heavier(last, candidate));
+  });
 }
 
 }  // namespace lowbit

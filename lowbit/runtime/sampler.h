@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lowbit/base/result.h"
+#include "lowbit/kernels/vector_ops.h"
 
 namespace lowbit {
 
@@ -37,13 +38,16 @@ struct EarlierTokens {
 /// A token that survived the filters and its weight; weights are relative to the likeliest (1).
 struct Candidate {
   std::int32_t token = 0;
-  float logit = 0;  // after penalties, bias and temperature
+  float logit = 0;  // after penalties and bias
   double weight = 0;
 };
 
 /// Reusable memory and the working copy of the logits; not shared between threads.
 class Sampler {
  public:
+  /// Every instruction set's kernels draw the same tokens.
+  explicit Sampler(const VectorKernels& kernels = reference_vector_kernels) : kernels_(&kernels) {}
+
   /// logits: (n_vocab). NaN counts as minus infinity. position: index of the token to be chosen,
   /// which with the seed decides the draw. allowed: a token mask (token_constraint.h) with at least
   /// one token, of which the choice is one whatever the logits are; empty: no mask.
@@ -51,27 +55,41 @@ class Sampler {
                       const EarlierTokens& earlier, std::uint64_t position,
                       std::span<const std::uint64_t> allowed = {});
 
-  /// The distribution that sample() draws from, for tests and log-probabilities: in draw order,
-  /// weights not normalized. One candidate where the choice is greedy.
+  /// The distribution that sample() draws from, for tests: in draw order, weights not normalized.
+  /// One candidate where the choice is greedy.
   std::span<const Candidate> distribution(std::span<const float> logits,
                                           const SamplingParams& params,
                                           const EarlierTokens& earlier,
                                           std::span<const std::uint64_t> allowed = {});
 
  private:
-  void adjust(std::span<const float> logits, const SamplingParams& params,
-              const EarlierTokens& earlier);
+  struct Top {
+    std::int32_t token = 0;
+    float logit = 0;
+    bool is_choice = false;  // nothing is drawn
+  };
+  Top prepare(std::span<const float> logits, const SamplingParams& params,
+              const EarlierTokens& earlier, std::span<const std::uint64_t> allowed);
+  void adjust(const SamplingParams& params, const EarlierTokens& earlier);
   void mask(std::span<const std::uint64_t> allowed);
-  void keep_all();
-  void keep_above(float bound);
-  void keep_likeliest(std::size_t n_kept);
-  bool keep_mass(double mass);
-  void keep_mass_of_all(float top_p);
-  double total_weight() const;
+  std::int32_t likeliest() const;
+  void weigh(const Top& top, float temperature);
+  std::int32_t draw_from_all(double part) const;
+  std::int32_t draw_from_candidates(double part) const;
+  void filter(const SamplingParams& params, const Top& top);
+  void keep_above(float least_weight);
+  void keep_likeliest(const SamplingParams& params, const Top& top);
+  void keep_mass(double mass);
+  double candidate_weight() const;
 
-  std::vector<float> logits_;  // after adjust() as the model has them, then relative to the top
+  const VectorKernels* kernels_;
+  std::span<const float> logits_;     // the model's, or own_ where something changes them
+  std::vector<float> own_;            // after penalties, bias and mask
+  std::vector<float> weights_;        // (n_vocab), of all tokens
+  std::vector<float> block_sums_;     // of the weights, block by block
+  double total_ = 0;                  // of them
   std::vector<std::int32_t> counts_;  // (n_vocab), zero between calls
-  std::vector<Candidate> candidates_;
+  std::vector<Candidate> candidates_, at_border_;
 };
 
 }  // namespace lowbit

@@ -9,7 +9,7 @@ namespace {
 /// Of max_itl, kept back for what sampling and the machine add.
 constexpr double reserve = 0.1;
 /// Fewer tokens tell more about the fixed cost of a step than about their own.
-constexpr std::int64_t least_prompt_sample = 16;
+constexpr std::int64_t least_prompt_sample = 8;
 
 void follow(double& estimate, double seen) {
   constexpr double rise = 0.5, fall = 0.125;
