@@ -85,6 +85,19 @@ def test_any_object(client):
             assert isinstance(json.loads(answer.message.content), dict)
 
 
+def test_completions_take_a_format(client):
+    """As vLLM's do; also for each of several prompts, and in a stream."""
+    more = {"response_format": json_format(SCHEMA)}
+    fields = {"model": "qwen2", "max_tokens": 180, "seed": 1, "temperature": 2, "extra_body": more}
+    for choice in client.completions.create(prompt=["One", "Two"], n=2, **fields).choices:
+        jsonschema.validate(json.loads(choice.text), SCHEMA)
+    streamed = client.completions.create(prompt="One", stream=True, **fields)
+    jsonschema.validate(json.loads("".join(chunk.choices[0].text for chunk in streamed)), SCHEMA)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="qwen2", prompt="One", extra_body={"response_format": json_format({"type": "object", "not": {}})})
+    assert refused.value.body["param"] == "response_format"
+
+
 def test_responses_take_a_format(client):
     text = {"format": {"type": "json_schema", "name": "answer", "schema": SCHEMA}}
     answer = client.responses.create(model="qwen2", input="Hello", text=text, max_output_tokens=180)

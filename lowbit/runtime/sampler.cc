@@ -172,8 +172,13 @@ void Sampler::mask(std::span<const std::uint64_t> allowed) {
     const std::size_t first = word * token_mask_word_bits;
     const std::size_t last =
         std::min(own_.size(), first + static_cast<std::size_t>(token_mask_word_bits));
+    if (allowed[word] == 0) {
+      std::fill(own_.begin() + static_cast<std::ptrdiff_t>(first),
+                own_.begin() + static_cast<std::ptrdiff_t>(last), minus_infinity);
+      continue;
+    }
     for (std::size_t i = first; i < last; ++i) {
-      own_[i] = (allowed[word] >> (i - first) & 1) != 0 ? own_[i] : minus_infinity;
+      if ((allowed[word] >> (i - first) & 1) == 0) own_[i] = minus_infinity;
     }
   }
 }

@@ -67,7 +67,7 @@ constexpr std::array fields{
   Field{"echo", boolean, completions, 0, 0, "the answer begins with the prompt"},
   Field{"stream", boolean, answering, 0, 0, "server-sent events, a token at a time"},
   Field{"stream_options", object, generating, 0, 0, "include_usage: a last event with the token counts"},
-  Field{"response_format", object, chat, 0, 0, "{\"type\": \"text\"}, json_object, or json_schema with a schema"},
+  Field{"response_format", object, generating, 0, 0, "{\"type\": \"text\"}, json_object, or json_schema with a schema"},
   Field{"text", object, responses, 0, 0, "format: {\"type\": \"text\"}, json_object, or json_schema with a schema"},
   Field{"add_generation_prompt", boolean, templated, 0, 0, "whether the template opens the answer (true)"},
   Field{"continue_final_message", boolean, templated, 0, 0, "the answer continues the last message"},

@@ -273,6 +273,8 @@ Refusal parse_completion(const Json& body, CompletionRequest& request) {
   if (Refusal refusal = parse_generation(body, request.generation)) return refusal;
   set(body, "model", request.model);
   set(body, "echo", request.echo);
+  const Json& format = field_of(body, "response_format");
+  if (Refusal refusal = parse_format(format, "response_format", request.rule)) return refusal;
   const auto best_of = integer(body, "best_of");
   if (best_of && *best_of != request.generation.n_choices) {
     return bad_field("best_of", "'best_of' must equal 'n'");

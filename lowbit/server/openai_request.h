@@ -66,6 +66,7 @@ struct CompletionRequest {
   std::string model;
   std::vector<Prompt> prompts;  // at least one
   bool echo = false;
+  AnswerRule rule = {};
   Generation generation;
   std::vector<std::string> ignored;
 };

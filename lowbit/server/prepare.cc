@@ -27,16 +27,15 @@ NewConstraint constraint_of(const AnswerRule& rule, const Json& tools, Constrain
 }
 
 /// Holds every answer to the rule.
-Refusal constrain_jobs(const ChatRequest& request, const ServedModel& model,
+Refusal constrain_jobs(const AnswerRule& rule, const Json& tools, const ServedModel& model,
                        std::vector<Job>& jobs) {
-  const AnswerRule& rule = request.rule;
   if (rule.kind == AnswerRule::Kind::none) return {};
   const bool is_format =
       rule.kind == AnswerRule::Kind::json_object || rule.kind == AnswerRule::Kind::json_schema;
   const std::string_view field = is_format ? "response_format" : "tools";
   if (model.constraints == nullptr) return bad_field(field, model.no_constraints);
   for (Job& job : jobs) {
-    auto constraint = constraint_of(rule, request.tools, *model.constraints);
+    auto constraint = constraint_of(rule, tools, *model.constraints);
     if (!constraint) return bad_field(field, constraint.error().message());
     job.request.constraint = *std::move(constraint);
   }
@@ -71,7 +70,7 @@ Refusal prepare_chat(ChatRequest& request, const ServedModel& model, const Reque
   prepared.generation = std::move(request.generation);
   prepared.has_tools = !request.tools.is_null();
   Refusal refusal = add_jobs(std::move(ids), model, scope, prepared);
-  return refusal ? refusal : constrain_jobs(request, model, prepared.jobs);
+  return refusal ? refusal : constrain_jobs(request.rule, request.tools, model, prepared.jobs);
 }
 
 Refusal prepare_completion(CompletionRequest& request, const ServedModel& model,
@@ -92,7 +91,7 @@ Refusal prepare_completion(CompletionRequest& request, const ServedModel& model,
       return refusal;
     }
   }
-  return {};
+  return constrain_jobs(request.rule, /*tools=*/nullptr, model, prepared.jobs);
 }
 
 Refusal tokenize(const TokenizeRequest& request, const ServedModel& model, Json& reply) {
