@@ -8,22 +8,22 @@
 namespace lowbit {
 namespace {
 
-constexpr PromptBudgetLimits limits{.least = 32, .most = 512};
+constexpr PromptBudgetLimits limits{.least = 8, .most = 512};
 
 TEST(StepBudget, FollowsFromWhatWasMeasured) {
   StepCost cost;
   EXPECT_EQ(prompt_budget(0, cost, limits), 512);
-  EXPECT_EQ(prompt_budget(0.1, cost, limits), 32);  // nothing is known yet
+  EXPECT_EQ(prompt_budget(0.1, cost, limits), 8);  // nothing is known yet
   cost.add({.n_decodes = 8, .n_prompt_tokens = 0, .seconds = 0.020});
   EXPECT_DOUBLE_EQ(cost.decode_seconds(), 0.020);
-  EXPECT_EQ(prompt_budget(0.1, cost, limits), 32);
+  EXPECT_EQ(prompt_budget(0.1, cost, limits), 8);
   cost.add({.n_decodes = 8, .n_prompt_tokens = 100, .seconds = 0.070});
   EXPECT_DOUBLE_EQ(cost.prompt_token_seconds(), 0.0005);
-  // 100 ms less a tenth less 20 ms at half a millisecond each.
-  EXPECT_EQ(prompt_budget(0.1, cost, limits), 140);
+  // 100 ms less three tenths less 20 ms at half a millisecond each.
+  EXPECT_EQ(prompt_budget(0.1, cost, limits), 100);
   EXPECT_EQ(prompt_budget(10, cost, limits), 512);
-  EXPECT_EQ(prompt_budget(0.02, cost, limits), 32);
-  EXPECT_EQ(prompt_budget(0.001, cost, limits), 32);
+  EXPECT_EQ(prompt_budget(0.02, cost, limits), 8);
+  EXPECT_EQ(prompt_budget(0.001, cost, limits), 8);
 }
 
 TEST(StepBudget, RisesFastAndFallsSlowly) {
@@ -37,14 +37,13 @@ TEST(StepBudget, RisesFastAndFallsSlowly) {
 
 TEST(StepBudget, SamplesThatSayNothingAreLeftOut) {
   StepCost cost;
-  cost.add({.n_decodes = 0, .n_prompt_tokens = 3, .seconds = 1});   // the fixed cost of a step
   cost.add({.n_decodes = 4, .n_prompt_tokens = 64, .seconds = 0});  // a clock that stands still
   cost.add({.n_decodes = 0, .n_prompt_tokens = 0, .seconds = 1});
   EXPECT_EQ(cost.decode_seconds(), 0);
   EXPECT_EQ(cost.prompt_token_seconds(), 0);
   cost.add({.n_decodes = 4, .n_prompt_tokens = 0, .seconds = 1});
   cost.add({.n_decodes = 4, .n_prompt_tokens = 64, .seconds = 0.5});  // faster than without
-  EXPECT_EQ(prompt_budget(0.5, cost, limits), 32);
+  EXPECT_EQ(prompt_budget(0.5, cost, limits), 8);
 }
 
 /// A machine on which a step costs 30 ms and every prompt token 0.4 ms and more with its depth:
