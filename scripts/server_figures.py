@@ -130,7 +130,7 @@ def overhead(model: Path) -> Part:
 def long_prompt(model: Path) -> Part:
     """What eight streams see of a prompt of 4,096 tokens, with --max-itl at twice their median and without it."""
     n_prompt = 512 if QUICK else 4096
-    streams = load(N_STREAMS, 128, 768, "--max-concurrency", N_STREAMS)
+    streams = load(N_STREAMS, 128, 1024, "--max-concurrency", N_STREAMS)
     intruder = load(1, n_prompt, 8)
 
     def gaps_beside(seed: int, *options) -> dict:

@@ -9,6 +9,7 @@ namespace {
 /// Of max_itl, kept back for what sampling adds and for how much steps vary: of 600 mixed steps
 /// beside 8 streams the slowest hundredth took 1.4 times their median.
 constexpr double reserve = 0.3;
+constexpr std::int64_t least_prompt_alone = 16;  // tokens
 
 void follow(double& estimate, double seen) {
   constexpr double rise = 0.5, fall = 0.125;
@@ -23,6 +24,8 @@ void StepCost::add(const StepSample& sample) {
     if (sample.n_decodes > 0) follow(decode_seconds_, sample.seconds);
     return;
   }
+  // A short prompt alone tells of the fixed cost of a step.
+  if (sample.n_decodes == 0 && sample.n_prompt_tokens < least_prompt_alone) return;
   // Decodes read all weights anyway: what they cost alone is not the prompts'.
   const double shared = sample.n_decodes > 0 ? decode_seconds_ : 0;
   const double added = std::max(sample.seconds - shared, 0.0);

