@@ -305,8 +305,8 @@ TEST_F(EngineTest, TimeDecidesWhenButNotWhat) {
     EXPECT_EQ(answers.back(), answers.front());
     EXPECT_EQ(finished_[stream], FinishReason::length);
   }
-  // A decode was seen to take 2 s and a token of the first prompt 0.1 s; a quarter is kept back.
-  EXPECT_EQ(chunks, (std::vector<std::int64_t>{250, 1, 85, 250}));
+  // A decode was seen to take 2 s and a token of the first prompt 0.1 s; a fifth is kept back.
+  EXPECT_EQ(chunks, (std::vector<std::int64_t>{250, 4, 92, 250}));
 }
 
 TEST_F(EngineTest, StatsTellTheLifeOfARequest) {

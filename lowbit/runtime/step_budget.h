@@ -29,7 +29,7 @@ class StepCost {
 };
 
 struct PromptBudgetLimits {
-  std::int64_t least = 1, most = 512;  // tokens
+  std::int64_t least = 4, most = 512;  // tokens
 };
 
 /// Tokens of prompts beside decodes in a step that shall end in max_itl seconds. At least

@@ -19,8 +19,8 @@ TEST(StepBudget, FollowsFromWhatWasMeasured) {
   EXPECT_EQ(prompt_budget(0.1, cost, limits), 8);
   cost.add({.n_decodes = 8, .n_prompt_tokens = 100, .seconds = 0.070});
   EXPECT_DOUBLE_EQ(cost.prompt_token_seconds(), 0.0005);
-  // 101 ms less a quarter less 20 ms at half a millisecond each.
-  EXPECT_EQ(prompt_budget(0.101, cost, limits), 111);
+  // 101 ms less a fifth less 20 ms at half a millisecond each.
+  EXPECT_EQ(prompt_budget(0.101, cost, limits), 121);
   EXPECT_EQ(prompt_budget(10, cost, limits), 512);
   EXPECT_EQ(prompt_budget(0.02, cost, limits), 8);
   EXPECT_EQ(prompt_budget(0.001, cost, limits), 8);
