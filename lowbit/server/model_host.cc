@@ -9,7 +9,8 @@
 namespace lowbit {
 namespace {
 
-/// A model that could not be loaded is not tried again for so long: every try takes from the others.
+/// A model that could not be loaded is not tried again for so long: every try takes from the
+/// others.
 constexpr double retry_seconds = 5;
 
 double seconds_between(ModelHost::TimePoint first, ModelHost::TimePoint last) {
