@@ -130,7 +130,7 @@ def test_what_cannot_be_built_says_why(tmp_path, monkeypatch, capfd):
 def test_the_table_of_folders_is_read():
     rules = load("check").folder_rules()
     assert rules["base"] == {"base"}
-    assert rules["runtime"] == {"base", "formats", "backend", "model", "runtime"}
+    assert rules["runtime"] == {"base", "formats", "kernels", "backend", "model", "runtime"}
     assert rules["app"] >= {"io", "server", "compress"}
 
 
