@@ -96,8 +96,8 @@ std::string path_of(const ServeBenchRequest& request) {
 std::string refusal_of_extra(const std::string& text) {
   const ordered_json fields = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!fields.is_object()) return "no JSON object, such as '{\"temperature\": 1}'";
-  for (const char* name :
-       {"model", "prompt", "messages", "max_tokens", "n", "stream", "stream_options"}) {
+  for (const char* name : {"model", "prompt", "messages", "max_tokens", "max_completion_tokens",
+                           "n", "best_of", "echo", "stream", "stream_options"}) {
     if (fields.contains(name)) return fmt::format("{} is set by the measurement", name);
   }
   return {};

@@ -115,7 +115,8 @@ Exit serve(const Options& options) {
     }
     calls.request = [&options, file = request_log.get(),
                      is_written = true](const std::string& json) mutable {
-      const std::string line = json + "\n";
+      // What was written last may be half a line.
+      const std::string line = (is_written ? "" : "\n") + json + "\n";
       const bool was_written =
           std::exchange(is_written, std::fwrite(line.data(), 1, line.size(), file) == line.size() &&
                                         std::fflush(file) == 0);

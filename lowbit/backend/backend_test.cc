@@ -185,14 +185,14 @@ TEST_F(BackendTest, AnotherTeamTakesOver) {
       return pool.counters().n_shared + pool.counters().n_alone;
     };
     ThreadPool other(pool_.n_threads());
-    pool_.count(true);
-    other.count(true);
+    backend.count(true);
     backend.set_team(other);
     const std::int64_t n_before = loops_of(pool_);
     backend.matmul(*x, std::array{Product{weight->get(), nullptr, y.get()}});
     EXPECT_GT(loops_of(other), 0);
     EXPECT_EQ(loops_of(pool_), n_before);
     backend.set_team(pool_);
+    backend.count(false);
   });
 }
 

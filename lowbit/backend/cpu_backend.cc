@@ -85,6 +85,7 @@ class CpuBackend final : public Backend {
   void set_team(ThreadPool& pool) override {
     LOWBIT_ASSERT(pool.n_threads() == pool_->n_threads());
     pool_ = &pool;
+    pool_->count(is_counting_);
   }
 
   void count(bool on) override {

@@ -180,6 +180,12 @@ struct ThreadPool::State {
     }
   }
 
+  void stop() {
+    word.fetch_or(stop_bit);
+    word.notify_all();
+    for (std::thread& worker : workers) worker.join();
+  }
+
   void open_loop() {
     word.store((word.load() & generation_mask) + one_generation + open_bit);
     if (n_sleeping.load() > 0) word.notify_all();
@@ -220,15 +226,18 @@ struct ThreadPool::State {
 ThreadPool::ThreadPool(int n_threads)
     : state_(std::make_unique<State>(std::clamp(n_threads, 1, max_threads))) {
   LOWBIT_ASSERT(float_environment_is_default());
-  for (int t = 1; t < this->n_threads(); ++t) {
-    state_->workers.emplace_back([state = state_.get(), t] { state->worker_main(t); });
+  try {
+    for (int t = 1; t < this->n_threads(); ++t) {
+      state_->workers.emplace_back([state = state_.get(), t] { state->worker_main(t); });
+    }
+  } catch (...) {  // the system gives no more threads
+    state_->stop();
+    throw;
   }
 }
 
 ThreadPool::~ThreadPool() {
-  state_->word.fetch_or(stop_bit);
-  state_->word.notify_all();
-  for (std::thread& worker : state_->workers) worker.join();
+  state_->stop();
 }
 
 LoopCounters& LoopCounters::operator+=(const LoopCounters& other) {

@@ -291,12 +291,12 @@ void Sampler::keep_above(float least_weight) {
 }
 
 /// The top_k likeliest, likeliest first. One look at most blocks: what is below the worst of the
-/// top_k best so far is passed over.
+/// top_k best so far, which is kept last, is passed over.
 void Sampler::keep_likeliest(const SamplingParams& params, const Top& top) {
   candidates_.clear();
   const std::size_t n_kept = std::min(static_cast<std::size_t>(params.top_k), logits_.size());
   const auto drop_worst = [&] {
-    if (candidates_.size() <= n_kept) return;
+    if (candidates_.size() < n_kept) return;
     const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(n_kept);
     std::nth_element(candidates_.begin(), end - 1, candidates_.end(), is_likelier);
     candidates_.resize(n_kept);

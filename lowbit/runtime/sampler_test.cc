@@ -7,6 +7,7 @@
 #include <fstream>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -236,6 +237,25 @@ TEST(Sampler, EveryInstructionSetDrawsTheSame) {
                   reference.sample(logits, params, {{}, generated}, position))
             << name_of(table->isa);
       }
+    }
+  }
+}
+
+/// Around the blocks that tokens are looked at in.
+TEST(Sampler, TopKIsThatOfAFullSort) {
+  std::vector<float> logits = random_logits(5000, 1);
+  std::fill_n(logits.begin(), 1023, -9.0f);
+  logits[1023] = 9;
+  std::vector<std::int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::ranges::greater(),
+                           [&](std::int32_t id) { return logits[static_cast<std::size_t>(id)]; });
+  Sampler sampler;
+  for (const std::int64_t top_k : {2, 1023, 1024, 1025, 2048, 4999, 5000}) {
+    const auto found = sampler.distribution(logits, {.top_k = top_k}, {});
+    ASSERT_EQ(std::ssize(found), top_k);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      ASSERT_EQ(found[i].token, order[i]) << top_k << ", place " << i;
     }
   }
 }

@@ -2,8 +2,12 @@
 #include "lowbit/server/engine_loop.h"
 
 #include <algorithm>
+#include <exception>
 #include <new>
+#include <system_error>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "lowbit/base/float_environment.h"
 
@@ -14,11 +18,24 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Of this thread and of those that it will start: a tenth of a core that others want, all of one
-/// that is free.
+/// Of this thread and of those that it will start: a quarter of a core that others want, all of
+/// one that is free.
 void lower_priority() {
-  constexpr int nice = 10;
+  constexpr int nice = 5;
   (void)setpriority(PRIO_PROCESS, 0, nice);  // 0: Linux means the thread
+}
+
+/// What `make` gives, or why it gives nothing; out of memory or threads is no reason to end.
+template <class Make>
+std::string problem_of(const Make& make) {
+  try {
+    const Status made = make();
+    return made ? std::string() : made.error().message();
+  } catch (const std::bad_alloc&) {
+    return "out of memory while loading";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
 }
 
 }  // namespace
@@ -110,23 +127,23 @@ void EngineLoop::load_next() {
   loads_.pop_front();
   const bool others_compute =
       std::ranges::any_of(places_, [](const Place& place) { return place.served != nullptr; });
-  loader_ = std::thread([this, load, others_compute] { run_load(load, others_compute); });
+  try {
+    loader_ = std::thread([this, load, others_compute] { run_load(load, others_compute); });
+  } catch (const std::system_error& error) {
+    calls_.on_loaded(load.model, nullptr, fmt::format("no thread to load it: {}", error.what()));
+  }
 }
 
 void EngineLoop::run_load(Load load, bool others_compute) {
   set_default_float_environment();
   if (others_compute) lower_priority();
   Loaded result{.model = load.model, .served = {}, .problem = {}};
-  try {
+  result.problem = problem_of([&] {
     auto loaded = places_[load.model].load(load.n_bytes);
-    if (loaded) {
-      result.served = *std::move(loaded);
-    } else {
-      result.problem = loaded.error().message();
-    }
-  } catch (const std::bad_alloc&) {
-    result.problem = "out of memory while loading";
-  }
+    if (!loaded) return Status(std::move(loaded).error());
+    result.served = *std::move(loaded);
+    return ok();
+  });
   send(std::move(result));
 }
 
@@ -135,10 +152,8 @@ void EngineLoop::obey(Loaded loaded) {
   Place& place = places_[loaded.model];
   place.served = std::move(loaded.served);
   if (place.served && place.served->start) {
-    if (const Status started = place.served->start(*place.served); !started) {
-      loaded.problem = started.error().message();
-      place.served = nullptr;
-    }
+    loaded.problem = problem_of([&] { return place.served->start(*place.served); });
+    if (!loaded.problem.empty()) place.served = nullptr;
   }
   place.has_news = place.served != nullptr;
   calls_.on_loaded(loaded.model, place.served, std::move(loaded.problem));

@@ -62,7 +62,8 @@ class EngineLoop {
   // Any thread; obeyed in the order of the calls, but for what loading takes: on_loaded() comes
   // when it comes.
   void load(ModelIndex model, std::int64_t n_bytes);
-  /// Its memory is free when nobody holds it any more. Jobs that it still has get no answer.
+  /// Of a loaded model. Its memory is free when nobody holds it any more. Jobs that it still has
+  /// get no answer.
   void unload(ModelIndex model);
   /// Of a loaded model.
   void submit(ModelIndex model, std::vector<Job> jobs);

@@ -3,11 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <latch>
 #include <map>
 #include <new>
 #include <string>
+#include <system_error>
+#include <thread>
 
 #include "lowbit/model/model_file.h"
 
@@ -289,7 +293,7 @@ TEST(EngineLoop, OthersAnswerWhileAModelIsLoaded) {
   };
   EngineLoop loop({tiny(1), slow, tiny(1)}, listener.calls());
   for (const ModelIndex model : {0, 1, 2}) loop.load(model, 0);
-  ASSERT_NE(listener.wait_for_model(0), nullptr);
+  EXPECT_NE(listener.wait_for_model(0), nullptr);
   loop.submit(0, one(job(1, 5, 3)));
   EXPECT_EQ(tokens_of(listener.wait_for(1)).size(), 5u);
   EXPECT_FALSE(listener.has_model(1));
@@ -306,10 +310,37 @@ TEST(EngineLoop, AModelThatCannotStartIsNotLoaded) {
     (*served)->start = [](ServedModel&) { return Status(Error("no roof")); };
     return served;
   };
-  EngineLoop loop({unfit}, listener.calls());
+  const LoadModel too_large = [](std::int64_t) {
+    auto served = load_tiny(1);
+    (*served)->start = [](ServedModel&) -> Status { throw std::bad_alloc(); };
+    return served;
+  };
+  const LoadModel without_threads = [](std::int64_t) -> Result<std::unique_ptr<ServedModel>> {
+    throw std::system_error(EAGAIN, std::generic_category());
+  };
+  EngineLoop loop({unfit, too_large, without_threads}, listener.calls());
   loop.load(0, 0);
   EXPECT_EQ(listener.wait_for_model(0), nullptr);
   EXPECT_EQ(listener.problem(), "no roof");
+  loop.load(1, 0);
+  EXPECT_EQ(listener.wait_for_model(1), nullptr);
+  EXPECT_EQ(listener.problem(), "out of memory while loading");
+  loop.load(2, 0);
+  EXPECT_EQ(listener.wait_for_model(2), nullptr);
+  EXPECT_EQ(listener.problem(), "Resource temporarily unavailable");
+}
+
+TEST(EngineLoop, EndsWhileAModelIsLoaded) {
+  Listener listener;
+  std::latch begun(1);
+  const LoadModel slow = [&](std::int64_t) {
+    begun.count_down();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    return load_tiny(1);
+  };
+  EngineLoop loop({slow}, listener.calls());
+  loop.load(0, 0);
+  begun.wait();
 }
 
 TEST(EngineLoop, AnUnloadedModelIsGoneAndComesBack) {
