@@ -208,4 +208,31 @@ def slow_clients(model: Path) -> Part:
     )
 
 
-PARTS = {"prefix": prefix, "overhead": overhead, "long-prompt": long_prompt, "masks": masks, "slow-clients": slow_clients}
+def loading(model: Path) -> Part:
+    """Gaps between the tokens of a stream while the server loads another model."""
+    other = comparison.of_shape("llama-1b", "q4_0")
+    stream = load(1, 16, 1900, "-m", "one", "--save-detailed")
+    with Served(f"one={model}", "--model", f"two={other},ctx=512", "-c", 2048) as server:
+        command = server.client(*stream)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(1)
+            begin = time.monotonic()
+            server.ask(*load(1, 8, 1, "-m", "two"))
+            seconds = time.monotonic() - begin
+            if process.poll() is not None:
+                raise Failed("the stream ended before the model was loaded: it proves nothing")
+            text, said = process.communicate()
+        (gaps,) = report_of(subprocess.CompletedProcess(command, process.returncode, text, said))["itls"]
+    gaps = sorted(1000 * gap for gap in gaps)
+    lines = [
+        "| loaded beside it | in s | gap between tokens ms, median | largest | the one before |", "|---|---:|---:|---:|---:|",
+        f"| {other.name} | {seconds:.1f} | {statistics.median(gaps):.1f} | {gaps[-1]:.0f} | {gaps[-2]:.0f} |",
+    ]  # fmt: skip
+    commands = [
+        f"`lowbit serve --model one={model.name} --model two={other.name},ctx=512 -c 2048`",
+        f"`lowbit bench --serve URL {shown(list(map(str, stream)))}`, and after a second one request to `two`",
+    ]
+    return Part(commands, [], "\n".join(lines))
+
+
+PARTS = {"prefix": prefix, "overhead": overhead, "long-prompt": long_prompt, "masks": masks, "slow-clients": slow_clients, "loading": loading}
